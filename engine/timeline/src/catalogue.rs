@@ -1,0 +1,308 @@
+//! The catalogue: timeline, plugins, import positions and the identity of the deployment's log.
+//!
+//! It is a component of its own beside the two stores, with its own prefix: a rebuild of a store never touches it, and
+//! it can be exported and restored by itself.
+//!
+//! Keys are FoundationDB tuples under `(root, "k")`, values are JSON but for plugin bytes:
+//! ```text
+//! ("format")                      1
+//! ("log")                         identity of the log that the timeline's offsets count in
+//! ("revision", id)                Revision
+//! ("plugin", name, version)       PluginEntry: the pointer, written after the bytes that it points to
+//! ("blob", sha256, chunk)         plugin bytes, BLOB_CHUNK_BYTES each
+//! ("import", id)                  ImportPosition: how far an import has come
+//! ```
+//! Revisions are appended with a compare on their own key (absent) and the one before (there), so two writers can't
+//! both append number n.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foundationdb_tuple::{Subspace, TuplePack};
+use millrace_keyspace::{Batch, Compare, Keyspace, KeyspaceError, Pair, Write, prefix_end};
+use millrace_rows::LogId;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::chain::PluginRef;
+use crate::revision::{Revision, Timeline, TimelineError};
+
+/// Version of the layout above.
+pub const FORMAT: u32 = 1;
+/// Bytes of a plugin in one value.
+pub const BLOB_CHUNK_BYTES: usize = 90_000;
+/// Largest plugin that the catalogue takes, in bytes.
+pub const PLUGIN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why the catalogue did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    /// The keyspace failed.
+    #[error("catalogue: {0}")]
+    Keyspace(#[from] KeyspaceError),
+    /// The revisions stored are no timeline.
+    #[error("catalogue: {0}")]
+    Timeline(#[from] TimelineError),
+    /// A value that this build can't read.
+    #[error("catalogue: {what} can't be read: {detail}; it may be damaged or written by a later version")]
+    Unreadable {
+        /// Which value.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Another writer appended the same revision first.
+    #[error("revision {0} exists already: read the timeline again")]
+    RevisionExists(u64),
+    /// The same name and version with other bytes.
+    #[error("plugin {name}@{version} exists with other content (sha256 {stored}): give the new one a new version")]
+    PluginDiffers {
+        /// Its name.
+        name: String,
+        /// Its version.
+        version: String,
+        /// Digest of what is stored.
+        stored: String,
+    },
+    /// No such plugin, or its bytes are gone or damaged.
+    #[error("plugin {0} is not in the catalogue, or its bytes are damaged")]
+    NoSuchPlugin(String),
+    /// Larger than [`PLUGIN_BYTES_MAX`].
+    #[error("plugin of {0} bytes: the limit is {PLUGIN_BYTES_MAX}")]
+    PluginTooLarge(usize),
+    /// The catalogue belongs to another log.
+    #[error(
+        "the catalogue belongs to log {catalogue}, this is log {log}: the data directories of two deployments are mixed, \
+         or the log was created anew"
+    )]
+    OtherLog {
+        /// The log that the catalogue's offsets count in.
+        catalogue: LogId,
+        /// The log that is there.
+        log: LogId,
+    },
+    /// A restore that can't be done.
+    #[error("restore: {0}")]
+    Restore(String),
+    /// Reading or writing the export file failed.
+    #[error("export file: {0}")]
+    File(#[from] std::io::Error),
+}
+
+/// What the catalogue knows of a plugin beside its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginEntry {
+    /// SHA-256 of the component.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// When it was stored, µs since 1970 UTC.
+    pub stored_at_us: i64,
+}
+
+/// How far an import has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportPosition {
+    /// Lines from the start of the file that are durably in the log or were refused.
+    pub lines: u64,
+}
+
+/// Timeline and plugins over a keyspace.
+#[derive(Clone)]
+pub struct Catalogue {
+    keyspace: Arc<dyn Keyspace>,
+    pub(crate) space: Subspace,
+}
+
+impl Catalogue {
+    /// The catalogue under `root` of a keyspace; writes its format there when it is new.
+    ///
+    /// # Errors
+    /// When the keyspace fails or holds a later format.
+    pub async fn open(keyspace: Arc<dyn Keyspace>, root: &str) -> Result<Self, CatalogueError> {
+        let catalogue = Self { keyspace, space: Subspace::all().subspace(&(root, "k")) };
+        match catalogue.get::<u32>(&("format",), "format").await? {
+            Some(FORMAT) => {}
+            Some(other) => {
+                return Err(CatalogueError::Unreadable {
+                    what: "format".into(),
+                    detail: format!("version {other}, this build reads version {FORMAT}"),
+                });
+            }
+            None => {
+                let key = catalogue.key(&("format",));
+                let batch = Batch {
+                    compares: vec![Compare { key: key.clone(), expected: None }],
+                    writes: vec![Write::Put(key, to_json(&FORMAT)?)],
+                };
+                catalogue.keyspace.commit(batch).await?;
+            }
+        }
+        Ok(catalogue)
+    }
+
+    /// Ties the catalogue to a log, or checks that it is tied to this one.
+    ///
+    /// # Errors
+    /// [`CatalogueError::OtherLog`] when it is tied to another.
+    pub async fn bind_log(&self, log: LogId) -> Result<(), CatalogueError> {
+        match self.get::<LogId>(&("log",), "log").await? {
+            Some(bound) if bound == log => Ok(()),
+            Some(catalogue) => Err(CatalogueError::OtherLog { catalogue, log }),
+            None => {
+                let key = self.key(&("log",));
+                let batch = Batch {
+                    compares: vec![Compare { key: key.clone(), expected: None }],
+                    writes: vec![Write::Put(key, to_json(&log)?)],
+                };
+                Ok(self.keyspace.commit(batch).await?)
+            }
+        }
+    }
+
+    /// The whole timeline.
+    pub async fn timeline(&self) -> Result<Timeline, CatalogueError> {
+        let pairs = self.scan(&self.space.subspace(&("revision",))).await?;
+        let revisions = pairs
+            .iter()
+            .map(|(_, value)| from_json::<Revision>(value, "revision"))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Timeline::new(revisions)?)
+    }
+
+    /// Appends the revision after the timeline's head.
+    ///
+    /// # Errors
+    /// [`CatalogueError::RevisionExists`] when another writer was first.
+    pub async fn append(&self, revision: &Revision) -> Result<(), CatalogueError> {
+        let key = self.key(&("revision", revision.id));
+        let mut compares = vec![Compare { key: key.clone(), expected: None }];
+        if revision.id > 1 {
+            let before = self.key(&("revision", revision.id - 1));
+            let expected = self.keyspace.get(&before).await?;
+            if expected.is_none() {
+                return Err(TimelineError::Order { expected: revision.id - 1, found: revision.id }.into());
+            }
+            compares.push(Compare { key: before, expected });
+        }
+        let writes = vec![Write::Put(key, to_json(revision)?)];
+        match self.keyspace.commit(Batch { compares, writes }).await {
+            Err(KeyspaceError::Conflict { .. }) => Err(CatalogueError::RevisionExists(revision.id)),
+            other => Ok(other?),
+        }
+    }
+
+    /// Stores a plugin under its name and version; storing the same bytes again changes nothing.
+    ///
+    /// # Errors
+    /// [`CatalogueError::PluginDiffers`] when the name and version exist with other bytes.
+    pub async fn put_plugin(
+        &self,
+        name: &str,
+        version: &str,
+        wasm: &[u8],
+        now_us: i64,
+    ) -> Result<PluginRef, CatalogueError> {
+        if wasm.len() > PLUGIN_BYTES_MAX {
+            return Err(CatalogueError::PluginTooLarge(wasm.len()));
+        }
+        let sha256 = hex_sha256(wasm);
+        let plugin = PluginRef { name: name.to_owned(), version: version.to_owned(), sha256: sha256.clone() };
+        let pointer = self.key(&("plugin", name, version));
+        if let Some(stored) = self.get::<PluginEntry>(&("plugin", name, version), "plugin").await? {
+            if stored.sha256 == sha256 {
+                return Ok(plugin);
+            }
+            return Err(CatalogueError::PluginDiffers {
+                name: plugin.name,
+                version: plugin.version,
+                stored: stored.sha256,
+            });
+        }
+        for (index, chunk) in (0u64..).zip(wasm.chunks(BLOB_CHUNK_BYTES)) {
+            let key = self.key(&("blob", sha256.as_str(), index));
+            let writes = vec![Write::Put(key, Bytes::copy_from_slice(chunk))];
+            self.keyspace.commit(Batch { compares: vec![], writes }).await?;
+        }
+        let entry = PluginEntry { sha256, bytes: wasm.len() as u64, stored_at_us: now_us };
+        let batch = Batch {
+            compares: vec![Compare { key: pointer.clone(), expected: None }],
+            writes: vec![Write::Put(pointer, to_json(&entry)?)],
+        };
+        self.keyspace.commit(batch).await?;
+        Ok(plugin)
+    }
+
+    /// What is known of a plugin.
+    pub async fn plugin(&self, name: &str, version: &str) -> Result<Option<PluginEntry>, CatalogueError> {
+        self.get(&("plugin", name, version), "plugin").await
+    }
+
+    /// The bytes of a plugin, checked against its digest.
+    pub async fn plugin_bytes(&self, plugin: &PluginRef) -> Result<Vec<u8>, CatalogueError> {
+        let pairs = self.scan(&self.space.subspace(&("blob", plugin.sha256.as_str()))).await?;
+        let wasm: Vec<u8> = pairs.iter().flat_map(|(_, chunk)| chunk.iter().copied()).collect();
+        if hex_sha256(&wasm) == plugin.sha256 {
+            Ok(wasm)
+        } else {
+            Err(CatalogueError::NoSuchPlugin(plugin.to_string()))
+        }
+    }
+
+    /// How far the import `id` has come.
+    pub async fn import_position(&self, id: &str) -> Result<ImportPosition, CatalogueError> {
+        Ok(self.get(&("import", id), "import position").await?.unwrap_or_default())
+    }
+
+    /// Notes how far the import `id` has come.
+    pub async fn set_import_position(&self, id: &str, position: ImportPosition) -> Result<(), CatalogueError> {
+        let writes = vec![Write::Put(self.key(&("import", id)), to_json(&position)?)];
+        Ok(self.keyspace.commit(Batch { compares: vec![], writes }).await?)
+    }
+
+    pub(crate) fn keyspace(&self) -> &dyn Keyspace {
+        self.keyspace.as_ref()
+    }
+
+    fn key<T: TuplePack>(&self, tuple: &T) -> Bytes {
+        self.space.pack(tuple).into()
+    }
+
+    async fn get<T: DeserializeOwned>(&self, tuple: &impl TuplePack, what: &str) -> Result<Option<T>, CatalogueError> {
+        let key = self.key(tuple);
+        self.keyspace.get(&key).await?.map(|value| from_json(&value, what)).transpose()
+    }
+
+    /// Every pair below a subspace. The catalogue is small: plugins and revisions, not events.
+    pub(crate) async fn scan(&self, space: &Subspace) -> Result<Vec<Pair>, CatalogueError> {
+        let snapshot = self.keyspace.snapshot().await?;
+        let mut begin = Bytes::copy_from_slice(space.bytes());
+        // A tuple prefix is never all 0xff bytes.
+        let end = prefix_end(space.bytes()).unwrap_or_default();
+        let mut pairs = Vec::new();
+        loop {
+            let page = snapshot.range(&begin, &end, millrace_keyspace::PAGE_PAIRS_MAX).await?;
+            pairs.extend(page.pairs);
+            match pairs.last() {
+                Some((last, _)) if page.more => begin = [last.as_ref(), &[0]].concat().into(),
+                _ => return Ok(pairs),
+            }
+        }
+    }
+}
+
+pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn from_json<T: DeserializeOwned>(value: &[u8], what: &str) -> Result<T, CatalogueError> {
+    serde_json::from_slice(value)
+        .map_err(|error| CatalogueError::Unreadable { what: what.to_owned(), detail: error.to_string() })
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Bytes, CatalogueError> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|error| CatalogueError::Unreadable { what: "value".into(), detail: error.to_string() })
+}

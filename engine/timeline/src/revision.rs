@@ -1,0 +1,315 @@
+//! Revisions and the pure functions over them. Nothing here reads a clock or a store.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use millrace_rows::Job;
+use serde::{Deserialize, Serialize};
+
+use crate::chain::ChainSpec;
+
+/// Why a revision was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A chain for what comes from here on.
+    Activate,
+    /// A chain for records that were already there.
+    Correct,
+    /// The removal of a person.
+    Erase,
+}
+
+/// A half-open range of offsets; without an end it goes on for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OffsetRange {
+    /// First offset in the range.
+    pub start: u64,
+    /// First offset past it; `None`: open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<u64>,
+}
+
+impl OffsetRange {
+    /// Whether the range holds `offset`.
+    pub fn contains(&self, offset: u64) -> bool {
+        self.start <= offset && self.end.is_none_or(|end| offset < end)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.end.is_some_and(|end| end <= self.start)
+    }
+}
+
+/// The records that a revision is about: per partition one range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ranges {
+    /// Partitions named one by one.
+    pub partitions: BTreeMap<u32, OffsetRange>,
+    /// Whether partitions that are not named, because they were added later, are covered from offset 0.
+    pub later_partitions: bool,
+}
+
+impl Ranges {
+    /// Every record of every partition, now and later.
+    pub fn everything() -> Self {
+        Self { partitions: BTreeMap::new(), later_partitions: true }
+    }
+
+    /// Everything from the given offset of each partition on, and all of partitions added later.
+    pub fn from_ends(ends: impl IntoIterator<Item = (u32, u64)>) -> Self {
+        let partitions = ends.into_iter().map(|(p, start)| (p, OffsetRange { start, end: None })).collect();
+        Self { partitions, later_partitions: true }
+    }
+
+    /// The range in one partition.
+    pub fn of(&self, partition: u32) -> Option<OffsetRange> {
+        match self.partitions.get(&partition) {
+            Some(range) => Some(*range),
+            None => self.later_partitions.then_some(OffsetRange { start: 0, end: None }),
+        }
+    }
+}
+
+/// One entry of the timeline. Never changed once appended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revision {
+    /// 1, 2, 3 …: a higher one wins where both cover a record.
+    pub id: u64,
+    /// Why it was appended.
+    pub kind: Kind,
+    /// Which records it covers.
+    pub ranges: Ranges,
+    /// What is in force for them.
+    pub chain: ChainSpec,
+    /// Who appended it.
+    pub author: String,
+    /// Why, in their words.
+    pub reason: String,
+    /// When, µs since 1970 UTC. For people: no decision depends on it.
+    pub created_at_us: i64,
+}
+
+/// A list of revisions that is no timeline.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TimelineError {
+    /// An id is missing or doubled.
+    #[error("revision {found} stands where revision {expected} should be")]
+    Order {
+        /// The id that belongs there.
+        expected: u64,
+        /// The id that is there.
+        found: u64,
+    },
+    /// The first revision leaves records without a chain.
+    #[error("revision 1 must cover every record of every partition")]
+    FirstNotTotal,
+    /// A range that holds nothing.
+    #[error("revision {revision}: the range of partition {partition} is empty: {start} to {end}")]
+    EmptyRange {
+        /// The revision.
+        revision: u64,
+        /// The partition.
+        partition: u32,
+        /// First offset.
+        start: u64,
+        /// First offset past it.
+        end: u64,
+    },
+}
+
+/// The append-only list of revisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timeline {
+    revisions: Vec<Revision>,
+}
+
+impl Timeline {
+    /// A timeline of revisions in the order of their ids.
+    ///
+    /// # Errors
+    /// When the ids are not 1, 2, 3 …, the first does not cover everything, or a range is empty.
+    pub fn new(revisions: Vec<Revision>) -> Result<Self, TimelineError> {
+        for (expected, revision) in (1..).zip(&revisions) {
+            if revision.id != expected {
+                return Err(TimelineError::Order { expected, found: revision.id });
+            }
+            if expected == 1 && revision.ranges != Ranges::everything() {
+                return Err(TimelineError::FirstNotTotal);
+            }
+            for (partition, range) in &revision.ranges.partitions {
+                if let (true, Some(end)) = (range.is_empty(), range.end) {
+                    return Err(TimelineError::EmptyRange {
+                        revision: revision.id,
+                        partition: *partition,
+                        start: range.start,
+                        end,
+                    });
+                }
+            }
+        }
+        Ok(Self { revisions })
+    }
+
+    /// The highest revision's id; 0 when there is none yet.
+    pub fn head(&self) -> u64 {
+        self.revisions.len() as u64
+    }
+
+    /// All revisions, lowest id first.
+    pub fn revisions(&self) -> &[Revision] {
+        &self.revisions
+    }
+
+    /// One revision.
+    pub fn get(&self, id: u64) -> Option<&Revision> {
+        id.checked_sub(1).and_then(|index| self.revisions.get(usize::try_from(index).ok()?))
+    }
+
+    /// The revision in force for one record, for a store that has taken in revisions up to `applied`: the highest one
+    /// that covers it. `None` only where `applied` is 0.
+    pub fn in_force(&self, applied: u64, partition: u32, offset: u64) -> Option<&Revision> {
+        let taken_in = self.revisions.len().min(usize::try_from(applied).unwrap_or(usize::MAX));
+        self.revisions[..taken_in]
+            .iter()
+            .rev()
+            .find(|revision| revision.ranges.of(partition).is_some_and(|range| range.contains(offset)))
+    }
+
+    /// Cuts a range of offsets into the longest pieces that have one revision in force, in offset order.
+    pub fn segments(&self, applied: u64, partition: u32, offsets: Range<u64>) -> Vec<(Range<u64>, &Revision)> {
+        // The revision in force can change only where some range begins or ends.
+        let mut cuts: Vec<u64> = self
+            .revisions
+            .iter()
+            .filter_map(|revision| revision.ranges.of(partition))
+            .flat_map(|range| [Some(range.start), range.end])
+            .flatten()
+            .filter(|cut| offsets.start < *cut && *cut < offsets.end)
+            .collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        cuts.push(offsets.end);
+        let mut segments: Vec<(Range<u64>, &Revision)> = Vec::new();
+        let mut start = offsets.start;
+        for end in cuts.into_iter().filter(|end| offsets.start < *end) {
+            if let Some(revision) = self.in_force(applied, partition, start) {
+                match segments.last_mut() {
+                    Some((range, last)) if last.id == revision.id && range.end == start => range.end = end,
+                    _ => segments.push((start..end, revision)),
+                }
+            }
+            start = end;
+        }
+        segments
+    }
+
+    /// What taking in `revision` leaves to do for a store whose cursors are `cursors`: the part of its ranges that is
+    /// already written. `None` when that is nothing.
+    pub fn job(&self, revision: u64, cursors: &BTreeMap<u32, u64>) -> Option<Job> {
+        // Nothing was written before revision 1.
+        let ranges = &self.get(revision).filter(|revision| revision.id > 1)?.ranges;
+        let below: BTreeMap<u32, u64> = cursors
+            .iter()
+            .filter(|(partition, next)| ranges.of(**partition).is_some_and(|range| range.start < **next))
+            .map(|(partition, next)| (*partition, *next))
+            .collect();
+        (!below.is_empty()).then_some(Job { revision, below })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn revision(id: u64, ranges: Ranges) -> Revision {
+        Revision {
+            id,
+            kind: if id == 1 { Kind::Activate } else { Kind::Correct },
+            ranges,
+            chain: ChainSpec { semantics: 1, steps: vec![] },
+            author: "test".into(),
+            reason: "test".into(),
+            created_at_us: 0,
+        }
+    }
+
+    fn any_ranges() -> impl Strategy<Value = Ranges> {
+        let range = (0..40u64, proptest::option::of(1..20u64))
+            .prop_map(|(start, length)| OffsetRange { start, end: length.map(|length| start + length) });
+        (proptest::collection::btree_map(0..3u32, range, 0..3), any::<bool>())
+            .prop_map(|(partitions, later_partitions)| Ranges { partitions, later_partitions })
+    }
+
+    fn any_timeline() -> impl Strategy<Value = Timeline> {
+        proptest::collection::vec(any_ranges(), 0..6).prop_map(|later| {
+            let all = std::iter::once(Ranges::everything()).chain(later);
+            Timeline::new((1..).zip(all).map(|(id, ranges)| revision(id, ranges)).collect()).unwrap()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn segments_agree_with_in_force_and_tile_the_range(
+            timeline in any_timeline(), applied in 1..8u64, partition in 0..4u32, start in 0..60u64, length in 0..60u64,
+        ) {
+            let segments = timeline.segments(applied, partition, start..start + length);
+            let mut at = start;
+            for (range, revision) in &segments {
+                prop_assert_eq!(range.start, at);
+                prop_assert!(range.start < range.end);
+                for offset in range.clone() {
+                    prop_assert_eq!(timeline.in_force(applied, partition, offset).unwrap().id, revision.id);
+                }
+                at = range.end;
+            }
+            prop_assert_eq!(at, start + length);
+            prop_assert!(segments.windows(2).all(|pair| pair[0].1.id != pair[1].1.id), "as long as possible");
+        }
+
+        #[test]
+        fn a_revision_not_taken_in_changes_nothing(timeline in any_timeline(), partition in 0..4u32, offset in 0..80u64) {
+            let first = timeline.in_force(1, partition, offset).unwrap();
+            prop_assert_eq!(first.id, 1);
+        }
+
+        #[test]
+        fn job_and_live_loop_share_a_revision_without_overlap(
+            timeline in any_timeline(), cursors in proptest::collection::btree_map(0..4u32, 0..80u64, 0..4),
+        ) {
+            for id in 2..=timeline.head() {
+                let ranges = &timeline.get(id).unwrap().ranges;
+                let job = timeline.job(id, &cursors);
+                for (partition, next) in &cursors {
+                    let written = (0..*next).any(|o| ranges.of(*partition).is_some_and(|r| r.contains(o)));
+                    let in_job = job.as_ref().is_some_and(|job| job.below.contains_key(partition));
+                    prop_assert_eq!(in_job, written);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_timeline_is_refused() {
+        assert_eq!(
+            Timeline::new(vec![revision(2, Ranges::everything())]),
+            Err(TimelineError::Order { expected: 1, found: 2 })
+        );
+        assert_eq!(
+            Timeline::new(vec![revision(1, Ranges::from_ends([(0, 5)]))]),
+            Err(TimelineError::FirstNotTotal)
+        );
+        let empty = Ranges {
+            partitions: BTreeMap::from([(0, OffsetRange { start: 5, end: Some(5) })]),
+            later_partitions: false,
+        };
+        assert!(matches!(
+            Timeline::new(vec![revision(1, Ranges::everything()), revision(2, empty)]),
+            Err(TimelineError::EmptyRange { revision: 2, .. })
+        ));
+    }
+}
