@@ -2,11 +2,19 @@
 //! need, no more. Backends: embedded (this crate), FoundationDB.
 //!
 //! The limits are FoundationDB's on every backend, so that what runs on one machine runs on a cluster.
+//!
+//! * [`Keyspace`], [`Snapshot`], [`Batch`]: the contract.
+//! * [`embedded::EmbeddedKeyspace`]: keeps the keys in a directory of this machine.
+//! * `conformance` (feature of the same name): the suite that every backend passes.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod embedded;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// Longest key, in bytes.
+/// Longest key that is written or compared, in bytes. The shortest has one byte.
 pub const KEY_BYTES_MAX: usize = 10_000;
 /// Longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 100_000;
@@ -16,6 +24,9 @@ pub const BATCH_BYTES_MAX: usize = 1_000_000;
 pub const PAGE_PAIRS_MAX: usize = 10_000;
 /// Most bytes of keys and values after which a range page ends.
 pub const PAGE_BYTES_MAX: usize = 1_000_000;
+
+/// Most keys that the clears of one batch remove on every backend.
+pub const CLEAR_KEYS_MAX: usize = 100_000;
 
 /// A pair of a key and its value.
 pub type Pair = (Bytes, Bytes);
@@ -36,7 +47,10 @@ pub enum Write {
     Put(Bytes, Bytes),
     /// Removes a key, whether it is there or not.
     Delete(Bytes),
-    /// Removes every key in `[begin, end)`.
+    /// Removes every key in `[begin, end)`; nothing where `end` is not after `begin`.
+    ///
+    /// A backend may refuse with [`KeyspaceError::TooLarge`] to remove more than [`CLEAR_KEYS_MAX`] keys in one batch.
+    /// To remove more, read a page of the range, clear up to its last key, and go on.
     Clear(Bytes, Bytes),
 }
 
@@ -60,6 +74,47 @@ impl Batch {
         });
         compares.chain(writes).sum()
     }
+
+    /// Holds the batch against the limits: what every backend does before anything else.
+    ///
+    /// # Errors
+    /// [`KeyspaceError::TooLarge`] that names the key or the size.
+    pub fn check_limits(&self) -> Result<(), KeyspaceError> {
+        let key = |key: &Bytes| match key.len() {
+            0 => Err(KeyspaceError::TooLarge("an empty key".to_owned())),
+            1..=KEY_BYTES_MAX => Ok(()),
+            long => Err(too_large(&format!("key {}", display_key(key)), long, KEY_BYTES_MAX)),
+        };
+        // The end of a cleared range is the successor of a longest key at most.
+        let bound = |bound: &Bytes| match bound.len() {
+            0..=KEY_BYTES_MAX => Ok(()),
+            length if length == KEY_BYTES_MAX + 1 => Ok(()),
+            long => Err(too_large(&format!("range bound {}", display_key(bound)), long, KEY_BYTES_MAX + 1)),
+        };
+        let value = |key: &Bytes, value: &Bytes| match value.len() {
+            0..=VALUE_BYTES_MAX => Ok(()),
+            long => Err(too_large(&format!("the value of key {}", display_key(key)), long, VALUE_BYTES_MAX)),
+        };
+        for compare in &self.compares {
+            key(&compare.key)?;
+            // A longer expectation holds nowhere, and says so as a conflict.
+        }
+        for write in &self.writes {
+            match write {
+                Write::Put(k, v) => key(k).and_then(|()| value(k, v))?,
+                Write::Delete(k) => key(k)?,
+                Write::Clear(begin, end) => bound(begin).and_then(|()| bound(end))?,
+            }
+        }
+        match self.size_bytes() {
+            0..=BATCH_BYTES_MAX => Ok(()),
+            long => Err(too_large("the batch", long, BATCH_BYTES_MAX)),
+        }
+    }
+}
+
+fn too_large(what: &str, bytes: usize, max: usize) -> KeyspaceError {
+    KeyspaceError::TooLarge(format!("{what} has {bytes} bytes, at most {max} are allowed"))
 }
 
 /// A page of a range read.
@@ -131,7 +186,8 @@ pub trait Snapshot: Send + Sync {
     /// The value of one key.
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KeyspaceError>;
 
-    /// The first `limit` pairs of `[begin, end)` in key order, fewer where the page's limits end it.
+    /// The first `limit` pairs of `[begin, end)` in key order, fewer where the page's limits end it, but at least one if
+    /// there is any and `limit` is not 0. Empty where `end` is not after `begin`.
     ///
     /// To read on, begin after the last key: append a zero byte to it.
     async fn range(&self, begin: &[u8], end: &[u8], limit: usize) -> Result<Page, KeyspaceError>;
