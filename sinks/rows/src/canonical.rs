@@ -141,38 +141,71 @@ pub fn hash(encoded: &[u8]) -> u128 {
     xxh3_128(encoded)
 }
 
+/// One value of a row that is read in place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ValueRef<'a> {
+    /// [`ColumnType::String`].
+    String(&'a str),
+    /// [`ColumnType::Timestamp`], in µs.
+    Timestamp(i64),
+    /// [`ColumnType::Int64`].
+    Int64(i64),
+    /// [`ColumnType::Float64`].
+    Float64(f64),
+    /// [`ColumnType::Bool`].
+    Bool(bool),
+}
+
+impl From<ValueRef<'_>> for Value {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::String(text) => Self::String(text.to_owned()),
+            ValueRef::Timestamp(us) => Self::Timestamp(us),
+            ValueRef::Int64(number) => Self::Int64(number),
+            ValueRef::Float64(number) => Self::Float64(number),
+            ValueRef::Bool(truth) => Self::Bool(truth),
+        }
+    }
+}
+
 /// Reads a row back: its columns in byte order of their names.
 ///
 /// # Errors
 /// [`DecodeError`] on bytes that were not written by this format; never panics.
 pub fn decode(bytes: &[u8]) -> Result<Vec<(String, Value)>, DecodeError> {
+    columns(bytes)?.map(|column| column.map(|(name, value)| (name.to_owned(), value.into()))).collect()
+}
+
+/// Reads the columns of a row one by one, in byte order of their names, without copying: to look at a few of them.
+///
+/// # Errors
+/// As [`decode`]: for the version here, for damage at the column where it is met; nothing comes after that.
+pub fn columns(bytes: &[u8]) -> Result<Columns<'_>, DecodeError> {
     let mut reader = Reader { bytes, at: 0 };
     match reader.take(1)? {
-        [VERSION] => {}
-        other => return Err(DecodeError::Version(other[0])),
+        [VERSION] => Ok(Columns { reader }),
+        other => Err(DecodeError::Version(other[0])),
     }
-    let mut columns = Vec::new();
-    while reader.at < bytes.len() {
-        let length = usize::from(reader.take(1)?[0]);
-        let name = reader.text(length)?;
-        let value = match reader.take(1)?[0] {
-            1 => {
-                let length = u32::from_le_bytes(reader.array()?) as usize;
-                Value::String(reader.text(length)?)
-            }
-            2 => Value::Timestamp(i64::from_le_bytes(reader.array()?)),
-            3 => Value::Int64(i64::from_le_bytes(reader.array()?)),
-            4 => Value::Float64(f64::from_bits(u64::from_le_bytes(reader.array()?))),
-            5 => match reader.take(1)?[0] {
-                0 => Value::Bool(false),
-                1 => Value::Bool(true),
-                _ => return Err(DecodeError::Damaged(reader.at)),
-            },
-            _ => return Err(DecodeError::Damaged(reader.at)),
-        };
-        columns.push((name, value));
+}
+
+/// The columns of an encoded row: see [`columns`].
+pub struct Columns<'a> {
+    reader: Reader<'a>,
+}
+
+impl<'a> Iterator for Columns<'a> {
+    type Item = Result<(&'a str, ValueRef<'a>), DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.reader.at >= self.reader.bytes.len() {
+            return None;
+        }
+        let column = self.reader.column();
+        if column.is_err() {
+            self.reader.at = self.reader.bytes.len();
+        }
+        Some(column)
     }
-    Ok(columns)
 }
 
 struct Reader<'a> {
@@ -193,9 +226,30 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().map_err(|_| DecodeError::Damaged(at))
     }
 
-    fn text(&mut self, length: usize) -> Result<String, DecodeError> {
+    fn text(&mut self, length: usize) -> Result<&'a str, DecodeError> {
         let at = self.at;
-        String::from_utf8(self.take(length)?.to_vec()).map_err(|_| DecodeError::Damaged(at))
+        std::str::from_utf8(self.take(length)?).map_err(|_| DecodeError::Damaged(at))
+    }
+
+    fn column(&mut self) -> Result<(&'a str, ValueRef<'a>), DecodeError> {
+        let length = usize::from(self.take(1)?[0]);
+        let name = self.text(length)?;
+        let value = match self.take(1)?[0] {
+            1 => {
+                let length = u32::from_le_bytes(self.array()?) as usize;
+                ValueRef::String(self.text(length)?)
+            }
+            2 => ValueRef::Timestamp(i64::from_le_bytes(self.array()?)),
+            3 => ValueRef::Int64(i64::from_le_bytes(self.array()?)),
+            4 => ValueRef::Float64(f64::from_bits(u64::from_le_bytes(self.array()?))),
+            5 => match self.take(1)?[0] {
+                0 => ValueRef::Bool(false),
+                1 => ValueRef::Bool(true),
+                _ => return Err(DecodeError::Damaged(self.at)),
+            },
+            _ => return Err(DecodeError::Damaged(self.at)),
+        };
+        Ok((name, value))
     }
 }
 
@@ -247,6 +301,20 @@ mod tests {
         ]);
         let hash = |batch: &RecordBatch| RowEncoder::new(batch).unwrap().hash(0, &mut Vec::new());
         assert_eq!(hash(&one), hash(&two));
+    }
+
+    #[test]
+    fn columns_end_at_the_first_damage() {
+        let row = batch(vec![
+            ("a", Arc::new(Int64Array::from(vec![1])) as ArrayRef),
+            ("b", Arc::new(StringArray::from(vec!["text"]))),
+        ]);
+        let bytes = encoded(&row, 0);
+        let names = |bytes: &[u8]| columns(bytes).unwrap().map(|c| c.map(|c| c.0.to_owned())).collect::<Vec<_>>();
+        assert_eq!(names(&bytes), [Ok("a".to_owned()), Ok("b".to_owned())]);
+        let cut = names(&bytes[..bytes.len() - 1]);
+        assert_eq!((cut.len(), &cut[0]), (2, &Ok("a".to_owned())));
+        assert!(matches!(cut[1], Err(DecodeError::Damaged(_))));
     }
 
     #[test]
