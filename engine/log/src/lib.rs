@@ -3,9 +3,16 @@
 //! * [`EventLog`] is what the engine needs of a log; [`embedded::EmbeddedLog`] keeps it in segment files on this
 //!   machine.
 //! * [`Receipt`] is what the ingest tier knows of an event beside its bytes.
+//! * [`check_append`] holds the limits that are the same on every log.
+//! * [`conformance`] (feature `conformance`) is the suite that every implementation passes.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod embedded;
+mod limits;
 mod receipt;
 
+pub use limits::{APPEND_BYTES_MAX, PAYLOAD_BYTES_MAX, RECEIPT_BYTES_MAX, RECORD_OVERHEAD_BYTES, check_append};
 pub use receipt::{Receipt, ReceiptError};
 
 use std::ops::Range;
@@ -48,10 +55,6 @@ impl Record {
         Mark::of(self.id, self.checksum)
     }
 }
-
-/// Largest payload that a log takes, in bytes. Larger than the largest event that decodes (256 KiB), so that what a raw
-/// producer sent too large becomes a dead letter rather than a producer's puzzle.
-pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// How much one read may return. A read returns at least one record if there is any, however large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,18 @@ pub enum LogError {
     /// The log is closed or stopped after a failure to write; restart to recover.
     #[error("the log is closed: {0}")]
     Closed(String),
+    /// Writing failed in a way that leaves open whether the records are in the log. Look for them (by id) at the log's
+    /// end, once it works again, before sending them anew.
+    #[error("partition {partition}: it is not known whether the records were appended: {detail}")]
+    OutcomeUnknown {
+        /// The partition.
+        partition: u32,
+        /// What failed.
+        detail: String,
+    },
+    /// The log can't be opened as asked: in use, of another format, or of another shape than the options say.
+    #[error("{0}")]
+    Unusable(String),
     /// Stored bytes are damaged.
     #[error("partition {partition}, offset {offset}: the log is damaged: {detail}")]
     Damaged {

@@ -66,6 +66,14 @@ impl Receipt {
         field(6, self.client_ip.as_deref().map(str::as_bytes));
     }
 
+    /// Length of the byte form.
+    pub fn encoded_len(&self) -> usize {
+        let texts = [&self.kind, &self.message_id, &self.app, &self.client_ip];
+        let lengths = texts.into_iter().map(|text| text.as_ref().map(String::len));
+        let others = [self.sent_at_us.map(|_| 8), self.batch_context.as_ref().map(Bytes::len)];
+        9 + lengths.chain(others).flatten().map(|length| 5 + length).sum::<usize>()
+    }
+
     /// Reads the byte form back.
     ///
     /// # Errors
@@ -118,6 +126,7 @@ mod tests {
             };
             let mut bytes = Vec::new();
             receipt.encode(&mut bytes);
+            prop_assert_eq!(receipt.encoded_len(), bytes.len());
             prop_assert_eq!(Receipt::decode(&Bytes::from(bytes)), Ok(receipt));
         }
 
