@@ -1,0 +1,262 @@
+//! One data file: rows to parquet, on a blocking thread.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::new_null_array;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use deltalake::logstore::object_store::buffered::BufWriter;
+use deltalake::logstore::object_store::{ObjectStore, path::Path};
+use millrace_rows::schema::EVENT_DATE;
+use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
+use parquet::basic::{Compression as Codec, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use tokio::io::AsyncWriteExt;
+use tokio::runtime::Handle;
+
+use crate::local::create_directory;
+use crate::options::Compression;
+use crate::split::date_of;
+use crate::stats::{FileStats, STATS_COLUMNS};
+
+/// Most rows of a row group: the unit that a correction copies or rewrites.
+pub(crate) const ROW_GROUP_ROWS_MAX: usize = 64 * 1024;
+
+/// Columns whose values hardly ever repeat: a dictionary of them is built only to be thrown away.
+const NO_DICTIONARY: [&str; 5] = ["event_id", "properties", "context", "envelope", "_offset"];
+
+/// How data files are named within `event_date=…/`.
+pub(crate) const FILE_PREFIX: &str = "millrace-";
+/// The end of a data file's name.
+pub(crate) const FILE_SUFFIX: &str = ".parquet";
+
+/// What went wrong with a data file.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {detail}")]
+pub(crate) struct EncodeError {
+    path: String,
+    detail: String,
+}
+
+impl EncodeError {
+    pub(crate) fn new(at: &str, detail: impl std::fmt::Display) -> Self {
+        Self { path: at.to_owned(), detail: detail.to_string() }
+    }
+}
+
+/// A complete data file, synced and not committed.
+#[derive(Clone, Debug)]
+pub(crate) struct StagedFile {
+    /// Relative to the table.
+    pub(crate) path: String,
+    pub(crate) date: String,
+    pub(crate) size: u64,
+    pub(crate) rows: u64,
+    pub(crate) stats: String,
+    pub(crate) modified_ms: i64,
+}
+
+/// Where data files go, and how.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// Directory of a local table.
+    pub(crate) local: Option<PathBuf>,
+    /// The table's object store, rooted at the table.
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) compression: Compression,
+    pub(crate) file_bytes_max: u64,
+    /// Every path created since the last commit, for deletion if there is none.
+    pub(crate) created: Mutex<Vec<String>>,
+}
+
+impl Target {
+    pub(crate) fn take_created(&self) -> Vec<String> {
+        std::mem::take(&mut *self.created.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn properties(compression: Compression) -> WriterProperties {
+    let codec = match compression {
+        Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
+        Compression::Snappy => Codec::SNAPPY,
+    };
+    let mut properties = WriterProperties::builder()
+        .set_compression(codec)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_created_by(concat!("millrace ", env!("CARGO_PKG_VERSION")).to_owned());
+    for column in STATS_COLUMNS {
+        properties = properties.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::Page);
+    }
+    for column in NO_DICTIONARY {
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(column), false);
+    }
+    properties.build()
+}
+
+/// Encodes batches with the same settings as a data file. What the benchmark compares with.
+#[doc(hidden)]
+pub fn encode_only<W: Write + Send>(out: W, schema: SchemaRef, compression: Compression) -> Result<ArrowWriter<W>, String> {
+    let options = ArrowWriterOptions::new().with_properties(properties(compression)).with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(out, schema, options).map_err(|error| error.to_string())
+}
+
+enum Sink {
+    Local(File),
+    Remote(Box<BufWriter>, Handle),
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Local(file) => file.write(bytes),
+            Self::Remote(upload, runtime) => runtime.block_on(upload.write(bytes)),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // Neither holds back bytes that a flush could bring further; `close` makes them durable.
+        Ok(())
+    }
+}
+
+impl Sink {
+    fn close(self) -> io::Result<()> {
+        match self {
+            Self::Local(file) => file.sync_all(),
+            Self::Remote(mut upload, runtime) => runtime.block_on(upload.shutdown()),
+        }
+    }
+}
+
+/// An open data file.
+pub(crate) struct FileWriter {
+    path: String,
+    date: String,
+    schema: SchemaRef,
+    writer: ArrowWriter<Sink>,
+    stats: FileStats,
+}
+
+impl FileWriter {
+    fn create(target: &Target, partition: u32, day: i32, schema: &SchemaRef) -> Result<Self, EncodeError> {
+        let error = |path: &str, detail: String| EncodeError { path: path.to_owned(), detail };
+        let date = date_of(day).ok_or_else(|| error(EVENT_DATE, format!("day {day} has no date")))?.to_string();
+        let name = uuid::Uuid::now_v7();
+        let path = format!("{EVENT_DATE}={date}/{FILE_PREFIX}{partition}-{name}{FILE_SUFFIX}");
+        // Known before it exists: a file that is created and not known would stay.
+        target.created.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        let sink = match &target.local {
+            Some(root) => {
+                let file = root.join(&path);
+                let directory = file.parent().unwrap_or(root);
+                create_directory(directory)
+                    .and_then(|()| File::create_new(&file))
+                    .map(Sink::Local)
+                    .map_err(|e| error(&path, e.to_string()))?
+            }
+            None => {
+                let upload = BufWriter::new(target.store.clone(), Path::from(path.as_str()));
+                Sink::Remote(Box::new(upload), Handle::current())
+            }
+        };
+        let writer =
+            encode_only(sink, schema.clone(), target.compression).map_err(|detail| error(&path, detail))?;
+        Ok(Self { path, date, schema: schema.clone(), writer, stats: FileStats::default() })
+    }
+
+    /// Whether every column of `schema` is one of this file.
+    fn holds(&self, schema: &SchemaRef) -> bool {
+        self.schema == *schema || schema.fields().iter().all(|field| self.schema.field_with_name(field.name()).is_ok())
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
+        let error = |detail: String| EncodeError { path: self.path.clone(), detail };
+        fail::fail_point!("delta::stage::full", |_| Err(error("No space left on device (injected)".to_owned())));
+        let padded = pad(batch, &self.schema).map_err(|e| error(e.to_string()))?;
+        self.writer.write(&padded).map_err(|e| error(e.to_string()))?;
+        self.stats.update(&padded);
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    /// Bytes that the open file holds in memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.writer.memory_size()
+    }
+
+    fn finish(mut self) -> Result<StagedFile, EncodeError> {
+        let error = |detail: String| EncodeError { path: self.path.clone(), detail };
+        self.writer.finish().map_err(|e| error(e.to_string()))?;
+        let size = self.writer.bytes_written() as u64;
+        let sink = self.writer.into_inner().map_err(|e| error(e.to_string()))?;
+        sink.close().map_err(|e| error(e.to_string()))?;
+        fail::fail_point!("delta::stage::written", |_| std::process::abort());
+        Ok(StagedFile {
+            path: self.path,
+            date: self.date,
+            size,
+            rows: self.stats.rows(),
+            stats: self.stats.to_json(),
+            modified_ms: chrono::Utc::now().timestamp_millis(),
+        })
+    }
+}
+
+/// The batch with the columns of `schema`; those it lacks are null.
+fn pad(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, arrow::error::ArrowError> {
+    if batch.schema_ref() == schema {
+        return Ok(batch.clone());
+    }
+    let columns = schema.fields().iter().map(|field| {
+        batch
+            .column_by_name(field.name())
+            .cloned()
+            .unwrap_or_else(|| new_null_array(field.data_type(), batch.num_rows()))
+    });
+    RecordBatch::try_new(schema.clone(), columns.collect())
+}
+
+/// What one run of [`encode`] leaves.
+pub(crate) struct Encoded {
+    pub(crate) writer: Option<Box<FileWriter>>,
+    pub(crate) finished: Vec<StagedFile>,
+}
+
+/// Writes batches of one log partition and one day into `writer`, or into a new file; and completes the file when
+/// `finish` says so, when it is large enough, or when a batch has columns that it lacks.
+pub(crate) fn encode(
+    target: &Target,
+    (partition, day): (u32, i32),
+    writer: Option<Box<FileWriter>>,
+    batches: Vec<RecordBatch>,
+    finish: bool,
+) -> Result<Encoded, EncodeError> {
+    let mut encoded = Encoded { writer, finished: Vec::new() };
+    for batch in batches {
+        if let Some(open) = encoded.writer.take_if(|open| !open.holds(batch.schema_ref())) {
+            encoded.finished.push(open.finish()?);
+        }
+        let mut open = match encoded.writer.take() {
+            Some(open) => open,
+            None => Box::new(FileWriter::create(target, partition, day, batch.schema_ref())?),
+        };
+        open.write(&batch)?;
+        if open.bytes() >= target.file_bytes_max {
+            encoded.finished.push(open.finish()?);
+        } else {
+            encoded.writer = Some(open);
+        }
+    }
+    if finish && let Some(open) = encoded.writer.take() {
+        encoded.finished.push(open.finish()?);
+    }
+    Ok(encoded)
+}

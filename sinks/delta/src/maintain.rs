@@ -1,0 +1,249 @@
+//! Checkpoints, log clean-up and orphans: beside the commits, never in their way.
+//!
+//! A failure here is logged and counted and fails no commit. Several processes may maintain one table: a checkpoint of a
+//! version is the same whoever writes it, and what one removes the other finds gone.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arrow::array::{Array, AsArray};
+use chrono::{DateTime, Utc};
+use deltalake::checkpoints::cleanup_expired_logs_for;
+use deltalake::kernel::{DataType, PrimitiveType, StructField};
+use deltalake::logstore::object_store::{self, ObjectStoreExt as _, path::Path};
+use deltalake::table::config::TablePropertiesExt as _;
+use futures::TryStreamExt;
+use millrace_rows::StoreError;
+use millrace_rows::schema::EVENT_DATE;
+
+use crate::encode::{FILE_PREFIX, FILE_SUFFIX};
+use crate::error::{from_library, unavailable};
+use crate::local::stale_temporaries;
+use crate::options::{LOG_RETENTION_MIN, Options};
+use crate::table::{Table, kernel};
+
+/// Maintenance of one table. Clones share their state.
+#[derive(Clone)]
+pub struct Maintainer(Arc<Inner>);
+
+struct Inner {
+    table: Arc<Table>,
+    checkpoint_every: u64,
+    orphan_age: Duration,
+    /// Held while something runs: one at a time in a process.
+    running: tokio::sync::Mutex<()>,
+    /// Version of the newest checkpoint known of, plus one; 0 is none.
+    checkpoint: AtomicU64,
+    counts: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    checkpoints: AtomicU64,
+    log_files_removed: AtomicU64,
+    orphans_removed: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// What maintenance has done since the table was opened, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaintenanceCounts {
+    /// Checkpoints written.
+    pub checkpoints: u64,
+    /// Log entries and old checkpoints removed.
+    pub log_files_removed: u64,
+    /// Data files and temporary files that no log entry mentions, removed.
+    pub orphans_removed: u64,
+    /// Runs that failed.
+    pub failures: u64,
+}
+
+/// What one run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Maintained {
+    /// Version of the checkpoint that was written.
+    pub checkpoint: Option<u64>,
+    /// Log entries and old checkpoints removed.
+    pub log_files_removed: usize,
+    /// Orphans removed.
+    pub orphans_removed: usize,
+}
+
+impl Maintainer {
+    pub(crate) fn new(table: Arc<Table>, options: &Options) -> Self {
+        Self(Arc::new(Inner {
+            table,
+            checkpoint_every: options.checkpoint_every.max(1),
+            orphan_age: options.orphan_age,
+            running: tokio::sync::Mutex::new(()),
+            checkpoint: AtomicU64::new(0),
+            counts: Counters::default(),
+        }))
+    }
+
+    /// What was done since the table was opened.
+    pub fn counts(&self) -> MaintenanceCounts {
+        let Counters { checkpoints, log_files_removed, orphans_removed, failures } = &self.0.counts;
+        MaintenanceCounts {
+            checkpoints: checkpoints.load(Ordering::Relaxed),
+            log_files_removed: log_files_removed.load(Ordering::Relaxed),
+            orphans_removed: orphans_removed.load(Ordering::Relaxed),
+            failures: failures.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn saw_checkpoint(&self, version: Option<u64>) {
+        self.0.checkpoint.fetch_max(version.map_or(0, |version| version + 1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_checkpoint_due(&self, version: u64) -> bool {
+        version + 1 >= self.0.checkpoint.load(Ordering::Relaxed) + self.0.checkpoint_every
+    }
+
+    /// Does all that is due: a checkpoint if there were enough commits, log clean-up, removal of orphans. For a timer;
+    /// an hour apart is often enough where commits start checkpoints themselves. Waits while another run is under way.
+    ///
+    /// # Errors
+    /// When a step failed. It is logged and counted already, and the steps that follow it were not done.
+    pub async fn run(&self) -> Result<Maintained, StoreError> {
+        let _running = self.0.running.lock().await;
+        let done = async {
+            let mut done = self.checkpoint_if_due().await?;
+            done.orphans_removed = self.remove_orphans(self.0.orphan_age).await?;
+            Ok(done)
+        };
+        self.counted(done.await)
+    }
+
+    /// A checkpoint and log clean-up, unless a run is under way.
+    pub(crate) async fn run_beside_commits(&self) {
+        if let Ok(_running) = self.0.running.try_lock() {
+            let _ = self.counted(self.checkpoint_if_due().await);
+        }
+    }
+
+    fn counted(&self, done: Result<Maintained, StoreError>) -> Result<Maintained, StoreError> {
+        if let Err(error) = &done {
+            self.0.counts.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(table = self.0.table.location(), %error, "maintenance failed; it is tried again");
+        }
+        done
+    }
+
+    async fn checkpoint_if_due(&self) -> Result<Maintained, StoreError> {
+        let snapshot = self.0.table.snapshot().await?;
+        let kernel = kernel(&snapshot)?.snapshot().clone();
+        self.saw_checkpoint(kernel.log_segment().checkpoint_version);
+        let mut done = Maintained::default();
+        let version = snapshot.version();
+        if self.is_checkpoint_due(version) {
+            fail::fail_point!("delta::maintain::fail", |_| Err(unavailable("the checkpoint failed (injected)")));
+            let engine = self.0.table.log_store.engine(None);
+            // Reads and writes files and holds the table's list of files: off the async threads.
+            let written = tokio::task::spawn_blocking(move || kernel.checkpoint(engine.as_ref(), None).map(|_| ()));
+            let wrong = |error: &dyn std::fmt::Display| unavailable(format!("checkpoint of version {version}: {error}"));
+            written.await.map_err(|error| wrong(&error))?.map_err(|error| wrong(&error))?;
+            self.saw_checkpoint(Some(version));
+            self.0.counts.checkpoints.fetch_add(1, Ordering::Relaxed);
+            done.checkpoint = Some(version);
+        }
+        let retention = snapshot.table_properties().log_retention_duration().max(LOG_RETENTION_MIN);
+        let cutoff = Utc::now().timestamp_millis().saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
+        let removed = cleanup_expired_logs_for(version, self.0.table.log_store.as_ref(), cutoff, None).await;
+        done.log_files_removed = removed.map_err(|error| from_library("cleaning up the log", &error))?;
+        self.0.counts.log_files_removed.fetch_add(done.log_files_removed as u64, Ordering::Relaxed);
+        Ok(done)
+    }
+
+    /// Removes data files that are named like ours, are at least `older_than` old and stand in no log entry, whether as
+    /// added or as removed; and temporary files of that age in the log's directory. Holds the paths of all old data
+    /// files in memory while it runs.
+    ///
+    /// # Errors
+    /// When the table can't be listed or read, or a file can't be deleted.
+    pub async fn remove_orphans(&self, older_than: Duration) -> Result<usize, StoreError> {
+        let table = &self.0.table;
+        let before = SystemTime::now().checked_sub(older_than).unwrap_or(SystemTime::UNIX_EPOCH);
+        // First the files, then the log: what is committed in between is in the log.
+        let candidates = self.old_data_files(DateTime::<Utc>::from(before)).await?;
+        let mut removed = 0;
+        if !candidates.is_empty() {
+            let snapshot = table.snapshot().await?;
+            let path = || [StructField::nullable("path", DataType::Primitive(PrimitiveType::String))];
+            let kinds: [(&str, &[StructField]); 2] = [("add", &path()), ("remove", &path())];
+            let orphans = table
+                .actions(&snapshot, &kinds, candidates, |candidates, batch| {
+                    for column in batch.columns() {
+                        let paths = column.as_struct().column(0).as_string::<i32>();
+                        for row in (0..batch.num_rows()).filter(|row| column.is_valid(*row) && paths.is_valid(*row)) {
+                            candidates.remove(paths.value(row));
+                        }
+                    }
+                })
+                .await?;
+            let store = table.log_store.object_store(None);
+            for path in orphans {
+                match store.delete(&Path::from(path.as_str())).await {
+                    Ok(()) => removed += 1,
+                    Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(unavailable(format!("removing the orphan {path}: {error}"))),
+                }
+            }
+        }
+        if let Some(log) = table.local.as_ref().map(|root| root.join("_delta_log")) {
+            let swept = tokio::task::spawn_blocking(move || {
+                stale_temporaries(&log, before)?.iter().try_fold(0, |n, path| std::fs::remove_file(path).map(|()| n + 1))
+            });
+            let swept = swept.await.map_err(std::io::Error::other).flatten();
+            removed += swept.map_err(|error| unavailable(format!("removing temporary files: {error}")))?;
+        }
+        self.0.counts.orphans_removed.fetch_add(removed as u64, Ordering::Relaxed);
+        Ok(removed)
+    }
+
+    async fn old_data_files(&self, before: DateTime<Utc>) -> Result<HashSet<String>, StoreError> {
+        let store = self.0.table.log_store.object_store(None);
+        let listed = store.list(None).try_fold(HashSet::new(), async |mut found, file| {
+            if file.last_modified < before && is_data_file(&file.location) {
+                found.insert(file.location.to_string());
+            }
+            Ok(found)
+        });
+        listed.await.map_err(|error| unavailable(format!("listing the table: {error}")))
+    }
+}
+
+/// Whether a path is one that this crate gives a data file: `event_date=…/millrace-<partition>-<uuid>.parquet`.
+fn is_data_file(path: &Path) -> bool {
+    let text = path.as_ref();
+    let Some((date, name)) = text.split_once('/') else { return false };
+    let stem = name.strip_prefix(FILE_PREFIX).and_then(|name| name.strip_suffix(FILE_SUFFIX));
+    let Some((partition, uuid)) = stem.and_then(|stem| stem.split_once('-')) else { return false };
+    let date = date.strip_prefix(EVENT_DATE).and_then(|date| date.strip_prefix('='));
+    date.is_some_and(|date| date.parse::<chrono::NaiveDate>().is_ok())
+        && partition.parse::<u32>().is_ok()
+        && uuid::Uuid::try_parse(uuid).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_we_give_are_ours() {
+        let uuid = uuid::Uuid::now_v7();
+        assert!(is_data_file(&Path::from(format!("event_date=2026-11-03/millrace-12-{uuid}.parquet"))));
+        for other in [
+            format!("event_date=2026-11-03/part-00000-{uuid}-c000.snappy.parquet"),
+            format!("event_date=2026-11-03/sub/millrace-12-{uuid}.parquet"),
+            format!("event_date=nodate/millrace-12-{uuid}.parquet"),
+            format!("millrace-12-{uuid}.parquet"),
+            format!("event_date=2026-11-03/millrace-12-{uuid}.parquet.bak"),
+            format!("_delta_log/millrace-12-{uuid}.parquet"),
+        ] {
+            assert!(!is_data_file(&Path::from(other.as_str())), "{other}");
+        }
+    }
+}

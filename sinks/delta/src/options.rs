@@ -1,0 +1,65 @@
+//! What a caller can choose.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Compression of the parquet pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Zstandard, level 1: about two thirds of the size of snappy for a little more work.
+    Zstd,
+    /// Snappy: the fastest.
+    Snappy,
+}
+
+/// How to write a table. The defaults suit one machine with live traffic and imports of months of history.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Options of the object store, as the `deltalake` library names them. Unused for local tables.
+    pub storage: HashMap<String, String>,
+    /// Most parquet writers open at once; when one more is needed, the oldest is closed and its file is complete.
+    pub open_files_max: usize,
+    /// Most bytes held in memory for rows that are not yet in a file: batches that wait and open writers together. One
+    /// slice may exceed it while it is being taken in.
+    pub buffer_bytes_max: usize,
+    /// Rows of one file wait in memory until they are so many bytes: a slice with few rows for each of many dates opens
+    /// no writer for them.
+    pub write_bytes_min: usize,
+    /// Size at which a file is closed and the next begun, within one commit.
+    pub file_bytes_max: u64,
+    /// Most files encoded at the same time, each on a blocking thread.
+    pub encoders: usize,
+    /// Compression of the data files.
+    pub compression: Compression,
+    /// How long a new table keeps its log entries; at least [`LOG_RETENTION_MIN`]. An existing table keeps its own.
+    pub log_retention: Duration,
+    /// Commits between two checkpoints.
+    pub checkpoint_every: u64,
+    /// Whether commits start a checkpoint in the background when one is due. Without it, call
+    /// [`crate::Maintainer::run`] on a timer.
+    pub background_maintenance: bool,
+    /// Age at which a data file that no log entry mentions counts as left behind by a crash. Must exceed the longest
+    /// time between staging and commit.
+    pub orphan_age: Duration,
+}
+
+/// The shortest log retention that a table may have: half of it bounds the age of the view that a commit starts from.
+pub const LOG_RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            storage: HashMap::new(),
+            open_files_max: 64,
+            buffer_bytes_max: 256 << 20,
+            write_bytes_min: 4 << 20,
+            file_bytes_max: 256 << 20,
+            encoders: std::thread::available_parallelism().map_or(1, |n| n.get().min(8)),
+            compression: Compression::Zstd,
+            log_retention: 2 * LOG_RETENTION_MIN,
+            checkpoint_every: 100,
+            background_maintenance: true,
+            orphan_age: Duration::from_secs(24 * 3600),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Slices made from nothing but numbers, and the table read back.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use millrace_delta::{DeltaStore, Options, ScanRequest, TableReader};
+use millrace_rows::canonical::RowEncoder;
+use millrace_rows::schema::{AddedColumn, row_schema};
+use millrace_rows::{ColumnType, Cursor, LogId, Mark, Slice, Store};
+
+pub const LOG: LogId = LogId([0x5a; 16]);
+pub const DAY_US: i64 = 86_400_000_000;
+/// 2026-11-03.
+pub const FIRST_DAY: i64 = 20_760;
+
+/// (_partition, _offset, _sub).
+pub type RowKey = (i64, i64, i64);
+
+/// Mixes numbers into one that looks like none of them.
+pub fn mix(numbers: &[u64]) -> u64 {
+    numbers.iter().fold(0x9e37_79b9_7f4a_7c15, |hash, number| {
+        let mixed = (hash ^ number).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb)
+    })
+}
+
+pub fn added(name: &str, ty: ColumnType) -> AddedColumn {
+    AddedColumn { name: name.into(), ty }
+}
+
+/// Rows = (offset, sub, event_time). Every other value follows from these.
+pub fn rows(partition: u32, revision: u64, rows: &[(u64, i64, i64)], added: &[AddedColumn]) -> RecordBatch {
+    let schema = row_schema(added);
+    let value = |row: &(u64, i64, i64), column: &str| {
+        mix(&[u64::from(partition), row.0, row.1 as u64, column.len() as u64, u64::from(column.as_bytes()[0])])
+    };
+    let columns = schema.fields().iter().map(|field| -> ArrayRef {
+        let name = field.name().as_str();
+        let ints = |of: &dyn Fn(&(u64, i64, i64)) -> i64| Arc::new(Int64Array::from_iter_values(rows.iter().map(of)));
+        match name {
+            "_partition" => ints(&|_| i64::from(partition)),
+            "_offset" => ints(&|row| row.0 as i64),
+            "_sub" => ints(&|row| row.1),
+            "_revision" => ints(&|_| revision as i64),
+            "event_time" | "received_at" => {
+                let times = rows.iter().map(|row| row.2);
+                Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC"))
+            }
+            "event_id" => Arc::new(StringArray::from_iter_values(
+                rows.iter().map(|row| format!("{partition}-{}-{}", row.0, row.1)),
+            )),
+            "device_id" => Arc::new(StringArray::from_iter_values(
+                rows.iter().map(|row| format!("device-{:04}-{}", value(row, name) % 1000, "x".repeat(40))),
+            )),
+            "properties" => Arc::new(StringArray::from_iter_values(rows.iter().map(|row| {
+                let number = value(row, name);
+                format!("{{\"n\":{number},\"pad\":{:?}}}", format!("{number:x}").repeat(12))
+            }))),
+            _ => match ColumnType::of(field.data_type()).unwrap() {
+                ColumnType::Int64 => ints(&|row| value(row, name) as i64),
+                ColumnType::Float64 => {
+                    Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| value(row, name) as f64 / 7.0)))
+                }
+                ColumnType::Bool => {
+                    Arc::new(BooleanArray::from_iter(rows.iter().map(|row| [None, Some(true), Some(false)][(value(row, name) % 3) as usize])))
+                }
+                ColumnType::Timestamp => Arc::new(
+                    TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.2 + 1)).with_timezone("UTC"),
+                ),
+                ColumnType::String => Arc::new(StringArray::from_iter(rows.iter().map(|row| {
+                    let number = value(row, name);
+                    (number % 4 != 0).then(|| format!("{name} {}", number % 20))
+                }))),
+            },
+        }
+    });
+    RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
+}
+
+pub fn cursor(next: u64) -> Cursor {
+    Cursor { log: LOG, next, mark: if next == 0 { Mark::NONE } else { Mark::of(u128::from(next), next) } }
+}
+
+/// A slice with one row a record; the row's day follows from its offset and `days`.
+pub fn slice(partition: u32, first: u64, count: u64, days: u64) -> Slice {
+    slice_with(partition, first, count, days, 0, &[])
+}
+
+pub fn slice_with(partition: u32, first: u64, count: u64, days: u64, applied: u64, added: &[AddedColumn]) -> Slice {
+    let specs: Vec<_> = (first..first + count)
+        .map(|offset| {
+            let day = FIRST_DAY + (mix(&[offset, u64::from(partition)]) % days) as i64;
+            (offset, 0, day * DAY_US + (offset as i64 % 86_400) * 1_000_000)
+        })
+        .collect();
+    Slice {
+        partition,
+        first,
+        cursor: cursor(first + count),
+        applied,
+        rows: rows(partition, applied.max(1), &specs, added),
+        dead: Vec::new(),
+        read: count,
+        dropped: 0,
+    }
+}
+
+/// Small limits and no background work: what a test does is all that happens.
+pub fn options() -> Options {
+    Options { background_maintenance: false, ..Options::default() }
+}
+
+pub async fn open(table: &Path) -> DeltaStore {
+    open_with(table, options()).await
+}
+
+pub async fn open_with(table: &Path, options: Options) -> DeltaStore {
+    let mut store = DeltaStore::open(table.to_str().unwrap(), options).await.unwrap();
+    store.load().await.unwrap();
+    store
+}
+
+/// The canonical form of every row of some batches. Panics on a row that is there twice.
+pub fn canonical(batches: &[RecordBatch], into: &mut BTreeMap<RowKey, Vec<u8>>) {
+    for batch in batches {
+        let lineage = |name: &str| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().values().to_vec();
+        let keys = (lineage("_partition"), lineage("_offset"), lineage("_sub"));
+        let encoder = RowEncoder::new(batch).unwrap();
+        for row in 0..batch.num_rows() {
+            let mut bytes = Vec::new();
+            encoder.encode(row, &mut bytes);
+            let key = (keys.0[row], keys.1[row], keys.2[row]);
+            assert!(into.insert(key, bytes).is_none(), "row {key:?} is there twice");
+        }
+    }
+}
+
+pub async fn scan(reader: &TableReader, request: ScanRequest) -> Vec<RecordBatch> {
+    let scan = reader.scan(request).await.unwrap();
+    tokio::task::spawn_blocking(move || scan.collect::<Result<Vec<_>, _>>().unwrap()).await.unwrap()
+}
+
+/// Every row of the table, without `event_date`.
+pub async fn read_table(reader: &TableReader) -> BTreeMap<RowKey, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for batch in scan(reader, ScanRequest::default()).await {
+        let keep: Vec<usize> =
+            batch.schema().fields().iter().enumerate().filter(|(_, f)| f.name() != "event_date").map(|(at, _)| at).collect();
+        canonical(&[batch.project(&keep).unwrap()], &mut all);
+    }
+    all
+}
+
+pub fn expected<'a>(slices: impl IntoIterator<Item = &'a Slice>) -> BTreeMap<RowKey, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for slice in slices {
+        canonical(std::slice::from_ref(&slice.rows), &mut all);
+    }
+    all
+}
+
+/// Data files on disk, in force or not.
+pub fn data_files(table: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for directory in std::fs::read_dir(table).unwrap().map(|entry| entry.unwrap()) {
+        if directory.file_name().to_str().unwrap().starts_with("event_date=") {
+            for file in std::fs::read_dir(directory.path()).unwrap() {
+                found.push(file.unwrap().path().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Commit entries on disk, the newest last.
+pub fn entries(table: &Path) -> Vec<String> {
+    let log = std::fs::read_dir(table.join("_delta_log")).unwrap();
+    let mut names: Vec<String> = log.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name.ends_with(".json"));
+    names.sort();
+    names
+}
