@@ -1,0 +1,351 @@
+//! Golden cases: what a plugin makes of given rows, written down.
+//!
+//! A case is a JSON file; a plugin keeps its own in `cases/`, beside its sources. The same file is run natively by
+//! `cargo test` and over the built component by the host, so this module knows no plugin and no runtime: it turns a
+//! case into a batch and an answer into what the case expects, for anything that is a [`Plugin`].
+//!
+//! ```json
+//! {
+//!   "about": "one sentence on what is shown",
+//!   "config": {"key": "value"},
+//!   "rows_in": [{"ip": "203.0.113.77", "user_id": "u1"}, {"ip": "?"}, {}],
+//!   "expect": [{"keep": [{"ip": "203.0.113.0"}]}, {"fail": "bad_ip"}, {"drop": "no_ip"}]
+//! }
+//! ```
+//!
+//! * `rows_in` has an object per row with the values of columns that the plugin reads; a column that is left out is
+//!   null. Text (JSON text too, byte for byte) is a string, times are whole microseconds since 1970.
+//! * `expect` has one entry per row in: `keep` with the rows that came out of it, `drop` or `fail` with the code. A row
+//!   out lists the columns that the plugin writes or adds; a column that is left out is null.
+//! * A case for a configuration that must be refused has `"config_error"`, a part of the message, and neither rows nor
+//!   expectations.
+//!
+//! Each case is run as one batch, row by row and in two halves, and must give the same rows each time. With
+//! `MILLRACE_BLESS=1` in the environment the expectations are overwritten by what came out.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::columns::{Batch, Column, Manifest, Output, Returned, RowOutcome, Values};
+use crate::{Instance, Transform};
+
+/// Values of a row by the names of their columns.
+pub type Row = Map<String, Value>;
+
+/// What becomes of one row in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expected {
+    /// These rows come out.
+    Keep(Vec<Row>),
+    /// It is left out, with this code.
+    Drop(String),
+    /// It fails, with this code.
+    Fail(String),
+}
+
+/// One case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// What it shows.
+    #[serde(default)]
+    pub about: String,
+    /// The plugin's configuration.
+    #[serde(default = "no_config")]
+    pub config: Value,
+    /// A part of the message by which the configuration is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_error: Option<String>,
+    /// Rows in.
+    #[serde(default)]
+    pub rows_in: Vec<Row>,
+    /// What becomes of each.
+    #[serde(default)]
+    pub expect: Vec<Expected>,
+}
+
+fn no_config() -> Value {
+    Value::Object(Map::new())
+}
+
+/// Anything that does what the boundary says: a native instance, or a component in a host.
+pub trait Plugin {
+    /// Configures it.
+    fn describe(&mut self, config: &str) -> Result<Manifest, String>;
+    /// Transforms one batch under the last configuration.
+    fn transform(&mut self, batch: Batch) -> Result<Output, String>;
+}
+
+/// A [`Transform`] run natively.
+#[derive(Debug)]
+pub struct Native<T>(Option<Instance<T>>);
+
+impl<T> Default for Native<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Transform> Plugin for Native<T> {
+    fn describe(&mut self, config: &str) -> Result<Manifest, String> {
+        let instance = Instance::new(config)?;
+        let manifest = instance.manifest().clone();
+        self.0 = Some(instance);
+        Ok(manifest)
+    }
+
+    fn transform(&mut self, batch: Batch) -> Result<Output, String> {
+        self.0.as_ref().ok_or("not configured")?.transform(batch)
+    }
+}
+
+/// Runs every case in `dir` natively and panics with what differs. For a plugin's own tests:
+/// `millrace_sdk::golden::check::<Scrub>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"))`.
+pub fn check<T: Transform>(dir: impl AsRef<Path>) {
+    let bless = std::env::var_os("MILLRACE_BLESS").is_some_and(|value| value == "1");
+    if let Err(error) = check_dir(dir.as_ref(), &mut Native::<T>::default(), bless) {
+        panic!("{error}");
+    }
+}
+
+/// Runs every case in `dir`, in the order of their names; with `bless` writes down what came out instead. The error
+/// tells of all cases that differ. A directory without cases is an error too.
+pub fn check_dir(dir: &Path, plugin: &mut dyn Plugin, bless: bool) -> Result<usize, String> {
+    let paths = paths(dir)?;
+    if paths.is_empty() {
+        return Err(format!("{} holds no cases (*.json)", dir.display()));
+    }
+    let mut errors = Vec::new();
+    for path in &paths {
+        let result = Case::load(path).and_then(|case| {
+            if bless && case.config_error.is_none() {
+                let expect = case.run(plugin)?;
+                return Case { expect, ..case }.save(path);
+            }
+            case.check(plugin)
+        });
+        if let Err(error) = result {
+            errors.push(format!("{}: {error}", path.display()));
+        }
+    }
+    if errors.is_empty() { Ok(paths.len()) } else { Err(errors.join("\n")) }
+}
+
+/// The case files in a directory, by name.
+pub fn paths(dir: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = std::fs::read_dir(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("{}: {error}", dir.display()))?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    Ok(paths)
+}
+
+impl Case {
+    /// Reads a case file.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read(path).map_err(|error| error.to_string())?;
+        serde_json::from_slice(&text).map_err(|error| format!("is no golden case: {error}"))
+    }
+
+    /// Writes a case file.
+    pub fn save(&self, path: &Path) -> Result<(), String> {
+        let mut text = serde_json::to_string_pretty(self).map_err(|error| error.to_string())?;
+        text.push('\n');
+        std::fs::write(path, text).map_err(|error| error.to_string())
+    }
+
+    /// Runs the case and compares.
+    pub fn check(&self, plugin: &mut dyn Plugin) -> Result<(), String> {
+        if let Some(part) = &self.config_error {
+            return match plugin.describe(&self.config.to_string()) {
+                Ok(_) => Err(format!("the configuration was accepted, expected an error with {part:?}")),
+                Err(message) if message.contains(part) => Ok(()),
+                Err(message) => Err(format!("the configuration was refused with {message:?}, expected {part:?}")),
+            };
+        }
+        if self.expect.len() != self.rows_in.len() {
+            return Err(format!("{} rows in, but {} expectations", self.rows_in.len(), self.expect.len()));
+        }
+        let outcomes = self.run(plugin)?;
+        for (row, (outcome, expected)) in outcomes.iter().zip(&self.expect).enumerate() {
+            let expected = expected.without_nulls();
+            if *outcome != expected {
+                return Err(format!("row {row}:\n  expected {expected}\n  came out {outcome}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the case as one batch, row by row and in halves; the error tells where these differ.
+    pub fn run(&self, plugin: &mut dyn Plugin) -> Result<Vec<Expected>, String> {
+        let manifest = plugin
+            .describe(&self.config.to_string())
+            .map_err(|message| format!("the configuration was refused: {message}"))?;
+        let rows = self.rows_in.len();
+        let mut transform = |ranges: &[Range<usize>]| -> Result<Vec<Expected>, String> {
+            let mut outcomes = Vec::new();
+            for range in ranges {
+                let batch = batch(&manifest, &self.rows_in[range.clone()])?;
+                let output = plugin
+                    .transform(batch.clone())
+                    .map_err(|message| format!("rows {range:?}: the call failed: {message}"))?;
+                outcomes.extend(outcomes_of(&manifest, &batch, &output)?);
+            }
+            Ok(outcomes)
+        };
+        let whole = transform(std::slice::from_ref(&(0..rows)))?;
+        let singly: Vec<_> = (0..rows).map(|row| row..row + 1).collect();
+        for split in [&singly[..], &[0..rows / 2, rows / 2..rows]] {
+            let apart = transform(split)?;
+            if let Some(row) = (0..rows).find(|row| apart[*row] != whole[*row]) {
+                return Err(format!(
+                    "row {row} depends on its neighbours:\n  in one batch {}\n  split {}",
+                    whole[row], apart[row]
+                ));
+            }
+        }
+        Ok(whole)
+    }
+}
+
+impl Expected {
+    fn without_nulls(&self) -> Self {
+        match self {
+            Self::Keep(rows) => Self::Keep(
+                rows.iter()
+                    .map(|row| {
+                        row.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect()
+                    })
+                    .collect(),
+            ),
+            other => other.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// The batch that a host would send for `rows`.
+pub fn batch(manifest: &Manifest, rows: &[Row]) -> Result<Batch, String> {
+    for row in rows {
+        if let Some(name) = row.keys().find(|name| !manifest.reads.contains(name)) {
+            return Err(format!("rows_in has the column {name:?}, which the plugin does not read"));
+        }
+    }
+    let columns = manifest
+        .reads
+        .iter()
+        .map(|name| {
+            let values: Vec<Option<&Value>> =
+                rows.iter().map(|row| row.get(name).filter(|value| !value.is_null())).collect();
+            column(name, &values)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Batch { rows: rows.len() as u32, columns })
+}
+
+/// A column of the values' type. A base column has its own type even where all values are null; a column that an earlier
+/// step added and that is null throughout passes for text.
+fn column(name: &str, values: &[Option<&Value>]) -> Result<Column, String> {
+    let fault = |value: &Value| format!("column {name:?} can't hold {value}");
+    macro_rules! all {
+        ($make:path, $as:expr) => {
+            $make(
+                values
+                    .iter()
+                    .map(|value| value.map(|value| $as(value).ok_or_else(|| fault(value))).transpose())
+                    .collect::<Result<Vec<_>, _>>()?,
+            )
+        };
+    }
+    let first = values.iter().flatten().next();
+    Ok(match (name, first) {
+        ("event_time" | "received_at", _) => all!(Column::int64, Value::as_i64),
+        ("time_suspect", _) | (_, Some(Value::Bool(_))) => all!(Column::bool, Value::as_bool),
+        (_, Some(Value::Number(number))) if number.is_f64() => all!(Column::float64, Value::as_f64),
+        (_, Some(Value::Number(_))) => all!(Column::int64, Value::as_i64),
+        _ => all!(Column::text, Value::as_str),
+    })
+}
+
+/// What became of each row of `batch`. The error tells where `output` breaks the contract.
+pub fn outcomes_of(manifest: &Manifest, batch: &Batch, output: &Output) -> Result<Vec<Expected>, String> {
+    let rows = batch.rows as usize;
+    let names: Vec<&String> = manifest.writes.iter().chain(manifest.adds.iter().map(|column| &column.name)).collect();
+    if output.columns.len() != names.len() {
+        return Err(format!("{} columns came out, the manifest has {}", output.columns.len(), names.len()));
+    }
+    let mut outcomes: Vec<Option<Expected>> = vec![None; rows];
+    let lists: [(&[RowOutcome], fn(String) -> Expected); 2] =
+        [(&output.dropped, Expected::Drop), (&output.failed, Expected::Fail)];
+    for (list, make) in lists {
+        for RowOutcome { row, code } in list {
+            let outcome = outcomes.get_mut(*row as usize).ok_or_else(|| format!("there is no row {row}"))?;
+            let code = manifest.codes.get(*code as usize).ok_or_else(|| format!("there is no code {code}"))?;
+            if outcome.replace(make(code.clone())).is_some() {
+                return Err(format!("row {row} was left out twice"));
+            }
+        }
+    }
+    let sources: Vec<u32> = output.sources.clone().unwrap_or_else(|| (0..batch.rows).collect());
+    if !sources.is_sorted() {
+        return Err("the sources of the rows out are not in order".to_owned());
+    }
+    for (out, source) in sources.iter().enumerate() {
+        let mut row = Row::new();
+        for (at, (name, returned)) in names.iter().zip(&output.columns).enumerate() {
+            let value = match returned {
+                Returned::Column(column) if column.rows() != sources.len() => {
+                    return Err(format!("column {name:?} has {} values for {} rows", column.rows(), sources.len()));
+                }
+                Returned::Column(column) => value(column, out)?,
+                Returned::Unchanged if at < manifest.writes.len() && output.sources.is_none() => {
+                    let sent = manifest.reads.iter().position(|read| read == *name);
+                    match sent.and_then(|sent| batch.columns.get(sent)) {
+                        Some(column) => value(column, out)?,
+                        None => return Err(format!("column {name:?} is unchanged, but was not sent")),
+                    }
+                }
+                Returned::Unchanged => return Err(format!("column {name:?} can't be unchanged here")),
+            };
+            if !value.is_null() {
+                row.insert((*name).clone(), value);
+            }
+        }
+        match outcomes.get_mut(*source as usize) {
+            None => return Err(format!("there is no row {source}")),
+            Some(Some(Expected::Keep(rows))) => rows.push(row),
+            Some(outcome @ None) => *outcome = Some(Expected::Keep(vec![row])),
+            Some(Some(_)) => return Err(format!("row {source} was left out, and came out")),
+        }
+    }
+    outcomes
+        .into_iter()
+        .enumerate()
+        .map(|(row, outcome)| outcome.ok_or_else(|| format!("row {row} neither came out nor was left out")))
+        .collect()
+}
+
+fn value(column: &Column, row: usize) -> Result<Value, String> {
+    if !column.is_valid(row) {
+        return Ok(Value::Null);
+    }
+    Ok(match &column.values {
+        Values::Text(_) => column.str(row).map(Value::from).ok_or("text out is not UTF-8")?,
+        Values::Int64(values) => values[row].into(),
+        Values::Float64(values) => values[row].into(),
+        Values::Bool(values) => (values[row] != 0).into(),
+    })
+}

@@ -1,0 +1,78 @@
+//! A configured plugin: the one path from a batch to an answer, in a guest and natively.
+
+use serde::de::DeserializeOwned;
+
+use crate::columns::{Batch, Manifest, Output};
+use crate::event::{Event, Outcome, Rows, State};
+use crate::schema::{Schema, Spec};
+
+/// A transform: what an author writes.
+///
+/// `transform` takes `&self`: there is no state from one event to the next, so that the same event always gives the
+/// same rows. There is also no clock, no randomness and no I/O, and a panic makes a dead letter of the event that
+/// caused it and of no other.
+pub trait Transform: Sized {
+    /// The configuration, a JSON document. Refuse unknown fields (`#[serde(deny_unknown_fields)]`): a mistyped option
+    /// must not pass for a default. A plugin without options has [`NoConfig`](crate::NoConfig).
+    type Config: DeserializeOwned;
+
+    /// `env!("CARGO_PKG_NAME")`: 1 to 64 characters of `a-z 0-9 -`, starting with a letter.
+    const NAME: &'static str;
+
+    /// `env!("CARGO_PKG_VERSION")`. What the plugin does is fixed by name and version: a change of behaviour is a new
+    /// version.
+    const VERSION: &'static str;
+
+    /// Takes the configuration, declares columns and codes, and keeps the handles. The error is a message for whoever
+    /// wrote the configuration.
+    fn configure(config: Self::Config, schema: &mut Schema) -> Result<Self, String>;
+
+    /// Transforms one event.
+    fn transform(&self, event: &mut Event<'_>) -> Outcome;
+
+    /// Transforms a batch; by default event by event. What becomes of an event must not depend on its neighbours: the
+    /// host checks it by splitting batches at random. An error fails the batch if it has one row, and has the host
+    /// split it and call again if it has more.
+    fn transform_batch(&self, rows: &mut Rows<'_>) -> Result<(), String> {
+        rows.each(|event| self.transform(event));
+        Ok(())
+    }
+}
+
+/// The configuration of a plugin without options: `{}`.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoConfig {}
+
+/// A configured plugin, run over plain columns without WebAssembly: what tests, goldens and benchmarks use, and what
+/// the exported functions of a guest call.
+#[derive(Debug)]
+pub struct Instance<T> {
+    plugin: T,
+    manifest: Manifest,
+    specs: Vec<Spec>,
+}
+
+impl<T: Transform> Instance<T> {
+    /// Configures the plugin with a JSON document; an empty text stands for `{}`.
+    pub fn new(config: &str) -> Result<Self, String> {
+        let config = if config.trim().is_empty() { "{}" } else { config };
+        let config = serde_json::from_str(config).map_err(|error| format!("the configuration is wrong: {error}"))?;
+        let mut schema = Schema::default();
+        let plugin = T::configure(config, &mut schema)?;
+        let (manifest, specs) = schema.finish(T::NAME, T::VERSION)?;
+        Ok(Self { plugin, manifest, specs })
+    }
+
+    /// What the plugin declares.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Transforms one batch, whose columns are those of [`Manifest::reads`].
+    pub fn transform(&self, batch: Batch) -> Result<Output, String> {
+        let mut state = State::new(&self.specs, batch)?;
+        self.plugin.transform_batch(&mut Rows { state: &mut state })?;
+        state.finish(&self.specs)
+    }
+}
