@@ -202,7 +202,7 @@ fn list(dir: &Path) -> Result<Vec<u64>, LogError> {
     for entry in fs::read_dir(dir).context("listing", dir)? {
         let name = entry.context("listing", dir)?.file_name();
         let Some((stem, extension)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
-        let Some(first) = (stem.len() == 20).then(|| stem.parse::<u64>().ok()).flatten() else { continue };
+        let Some(first) = first_offset(stem) else { continue };
         match extension {
             "seg" => drop(segments.insert(first)),
             "idx" => indexes.push(first),
@@ -214,6 +214,11 @@ fn list(dir: &Path) -> Result<Vec<u64>, LogError> {
         fs::remove_file(&path).context("removing", &path)?;
     }
     Ok(segments.into_iter().collect())
+}
+
+/// The offset in the name of a segment or index.
+fn first_offset(stem: &str) -> Option<u64> {
+    (stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit())).then(|| stem.parse().ok()).flatten()
 }
 
 struct PartitionFiles<'a> {
