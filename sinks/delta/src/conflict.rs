@@ -149,6 +149,8 @@ mod tests {
         assert!(detail.contains("was 10 and is 11 now"), "{detail}");
         assert!(matches!(verdict(&txn(Marker::Applied, 2), &mut markers), Verdict::Fenced(_)));
         assert!(matches!(verdict(&txn(Marker::Mark(LOG, 0), 5), &mut known()), Verdict::Fenced(_)), "first value");
+        let first = verdict(&txn(Marker::Applied, 0), &mut Markers::default());
+        assert!(matches!(first, Verdict::Retry(None)), "saying that no revision is applied changes nothing");
     }
 
     #[test]

@@ -105,17 +105,25 @@ pub fn encode_only<W: Write + Send>(out: W, schema: SchemaRef, compression: Comp
     ArrowWriter::try_new_with_options(out, schema, options).map_err(|error| error.to_string())
 }
 
-enum Sink {
+/// Where the bytes of one file go, and how many went.
+struct Sink {
+    to: Destination,
+    written: u64,
+}
+
+enum Destination {
     Local(File),
     Remote(Box<BufWriter>, Handle),
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Local(file) => file.write(bytes),
-            Self::Remote(upload, runtime) => runtime.block_on(upload.write(bytes)),
-        }
+        let written = match &mut self.to {
+            Destination::Local(file) => file.write(bytes),
+            Destination::Remote(upload, runtime) => runtime.block_on(upload.write(bytes)),
+        }?;
+        self.written += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -125,11 +133,12 @@ impl Write for Sink {
 }
 
 impl Sink {
-    fn close(self) -> io::Result<()> {
-        match self {
-            Self::Local(file) => file.sync_all(),
-            Self::Remote(mut upload, runtime) => runtime.block_on(upload.shutdown()),
-        }
+    fn close(self) -> io::Result<u64> {
+        match self.to {
+            Destination::Local(file) => file.sync_all(),
+            Destination::Remote(mut upload, runtime) => runtime.block_on(upload.shutdown()),
+        }?;
+        Ok(self.written)
     }
 }
 
@@ -150,20 +159,21 @@ impl FileWriter {
         let path = format!("{EVENT_DATE}={date}/{FILE_PREFIX}{partition}-{name}{FILE_SUFFIX}");
         // Known before it exists: a file that is created and not known would stay.
         target.created.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
-        let sink = match &target.local {
+        let to = match &target.local {
             Some(root) => {
                 let file = root.join(&path);
                 let directory = file.parent().unwrap_or(root);
                 create_directory(directory)
                     .and_then(|()| File::create_new(&file))
-                    .map(Sink::Local)
+                    .map(Destination::Local)
                     .map_err(|e| error(&path, e.to_string()))?
             }
             None => {
                 let upload = BufWriter::new(target.store.clone(), Path::from(path.as_str()));
-                Sink::Remote(Box::new(upload), Handle::current())
+                Destination::Remote(Box::new(upload), Handle::current())
             }
         };
+        let sink = Sink { to, written: 0 };
         let writer =
             encode_only(sink, schema.clone(), target.compression).map_err(|detail| error(&path, detail))?;
         Ok(Self { path, date, schema: schema.clone(), writer, stats: FileStats::default() })
@@ -192,12 +202,10 @@ impl FileWriter {
         self.writer.memory_size()
     }
 
-    fn finish(mut self) -> Result<StagedFile, EncodeError> {
+    fn finish(self) -> Result<StagedFile, EncodeError> {
         let error = |detail: String| EncodeError { path: self.path.clone(), detail };
-        self.writer.finish().map_err(|e| error(e.to_string()))?;
-        let size = self.writer.bytes_written() as u64;
         let sink = self.writer.into_inner().map_err(|e| error(e.to_string()))?;
-        sink.close().map_err(|e| error(e.to_string()))?;
+        let size = sink.close().map_err(|e| error(e.to_string()))?;
         fail::fail_point!("delta::stage::written", |_| std::process::abort());
         Ok(StagedFile {
             path: self.path,

@@ -73,9 +73,10 @@ impl Marker {
 pub struct Markers(BTreeMap<Marker, i64>);
 
 impl Markers {
-    /// Value of a marker.
+    /// Value of a marker. A table that has taken in no revision need not say so.
     pub fn get(&self, marker: &Marker) -> Option<i64> {
-        self.0.get(marker).copied()
+        let unset = (*marker == Marker::Applied).then_some(0);
+        self.0.get(marker).copied().or(unset)
     }
 
     /// Sets a marker to what a newer entry says.
@@ -88,10 +89,10 @@ impl Markers {
         self.0.entry(marker).or_insert(value);
     }
 
-    /// Markers that are not the same in `other`.
-    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a Marker, &'a i64)> {
-        let here = self.0.iter().filter(|(marker, value)| other.0.get(marker) != Some(value));
-        here.chain(other.0.iter().filter(|(marker, _)| !self.0.contains_key(marker)))
+    /// Markers that do not have the same value in `other`.
+    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Marker> {
+        let all = self.0.keys().chain(other.0.keys());
+        all.filter(move |marker| self.get(marker) != other.get(marker))
     }
 
     /// The state that the markers mean.
@@ -187,6 +188,13 @@ mod tests {
         markers.set(Marker::Job(2, 3), 5);
         assert_eq!(markers.state(), Ok(StoreState { applied: 2, cursors: [(3, cursor)].into() }));
         assert_eq!(markers.jobs(), [(2, [(3, 5)].into())].into());
+
+        let mut later = markers.clone();
+        later.set(Marker::Next(LOG, 3), 6);
+        assert_eq!(later.differing(&markers).next(), Some(&Marker::Next(LOG, 3)));
+        let mut explicit = Markers::default();
+        explicit.set(Marker::Applied, 0);
+        assert_eq!(explicit.differing(&Markers::default()).next(), None, "no revision is revision 0");
 
         let mut half = markers.clone();
         half.set(Marker::Mark(LOG, 9), 1);

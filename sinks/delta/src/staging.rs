@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
 use deltalake::logstore::object_store::{ObjectStoreExt as _, path::Path};
 use tokio::sync::Semaphore;
@@ -23,6 +24,9 @@ use crate::options::Options;
 
 /// Log partition and day.
 type Key = (u32, i32);
+
+/// Most rows of a batch that was merged from smaller ones.
+const MERGED_ROWS_MAX: usize = 1024;
 
 /// Limits, from the options.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +52,24 @@ struct Slot {
 }
 
 impl Slot {
+    /// Takes rows to those that wait. Small batches are merged with the one before if that is about as small: a batch of
+    /// a few rows is mostly overhead. Each row is copied at most log2([`MERGED_ROWS_MAX`]) times.
+    fn wait(&mut self, rows: RecordBatch) -> Result<(), EncodeError> {
+        let mut rows = rows;
+        while let Some(before) = self.waiting.pop_if(|before| {
+            before.num_rows() <= 2 * rows.num_rows()
+                && before.num_rows() + rows.num_rows() <= MERGED_ROWS_MAX
+                && before.schema_ref() == rows.schema_ref()
+        }) {
+            self.waiting_bytes -= before.get_array_memory_size();
+            let merged = concat_batches(rows.schema_ref(), [&before, &rows]);
+            rows = merged.map_err(|error| EncodeError::new("merging waiting rows", error))?;
+        }
+        self.waiting_bytes += rows.get_array_memory_size();
+        self.waiting.push(rows);
+        Ok(())
+    }
+
     fn is_open(&self) -> bool {
         self.writer.is_some() || (self.job.is_some() && !self.job_finishes)
     }
@@ -89,8 +111,7 @@ impl Staging {
         for (day, rows) in parts {
             let key = (partition, day);
             let slot = self.slots.entry(key).or_default();
-            slot.waiting_bytes += rows.get_array_memory_size();
-            slot.waiting.push(rows);
+            slot.wait(rows)?;
             if slot.waiting_bytes >= self.limits.write_bytes {
                 self.start(key, false).await?;
             }

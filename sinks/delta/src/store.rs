@@ -368,7 +368,7 @@ async fn catch_up(table: &Table, position: &mut Position, commit: &Commit) -> Re
 async fn refresh(table: &Table, position: &mut Position, commit: &Commit) -> Result<(), StoreError> {
     let view = table.view().await?;
     let before = &position.view.markers;
-    if let Some((marker, _)) = view.markers.differing(before).find(|(marker, _)| commit.relies_on(marker)) {
+    if let Some(marker) = view.markers.differing(before).find(|marker| commit.relies_on(marker)) {
         return Err(fenced(format!("{} changed while this writer paused", marker.app_id())));
     }
     position.columns = position.columns.rebase(&view.schema).map_err(broken)?;

@@ -10,6 +10,7 @@ use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use deltalake::kernel::engine::arrow_data::ArrowEngineData;
 use deltalake::kernel::{DataType, Metadata, MetadataExt as _, PrimitiveType, Scan, Snapshot, StructField, StructType};
+use deltalake::kernel::transaction::CommitProperties;
 use deltalake::logstore::LogStoreRef;
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::SaveMode;
@@ -72,6 +73,15 @@ impl View {
     }
 }
 
+/// The path that a location is, unless it is a URL of something else. It need not exist.
+fn local_path(location: &str) -> Option<PathBuf> {
+    match location.split_once("://") {
+        Some(("file", path)) => Some(PathBuf::from(path)),
+        Some(_) => None,
+        None => std::path::absolute(location).ok(),
+    }
+}
+
 /// The text of a list of reasons.
 fn refusal(table: &Table, reasons: &[String]) -> String {
     format!("{} is no table of Millrace: {}", table.location(), reasons.join("; "))
@@ -102,14 +112,14 @@ impl Table {
         if options.log_retention < LOG_RETENTION_MIN {
             return Err(broken(format!("log_retention must be at least {} s", LOG_RETENTION_MIN.as_secs())));
         }
-        let table = Self::at(location, &options.storage)?;
-        let exists = |error| from_library("looking for the table", &error);
-        if let Some(path) = table.local.clone() {
+        if let Some(path) = local_path(location) {
             let made = tokio::task::spawn_blocking(move || create_directory(&path)).await;
             made.map_err(std::io::Error::other)
                 .flatten()
-                .map_err(|error| unavailable(format!("creating {}: {error}", table.location())))?;
+                .map_err(|error| unavailable(format!("creating the directory {location}: {error}")))?;
         }
+        let table = Self::at(location, &options.storage)?;
+        let exists = |error| from_library("looking for the table", &error);
         if !table.log_store.is_delta_table_location().await.map_err(exists)? {
             let created = CreateBuilder::new()
                 .with_log_store(table.log_store.clone())
@@ -117,6 +127,9 @@ impl Table {
                 .with_partition_columns([EVENT_DATE])
                 .with_configuration(columns::new_properties(options.log_retention).map(|(k, v)| (k, Some(v))))
                 .with_save_mode(SaveMode::Ignore)
+                // With retries the library would put a second protocol and another table id at version 1 when another
+                // process creates the table at the same time.
+                .with_commit_properties(CommitProperties::default().with_max_retries(0))
                 .await;
             // Another process may have been first; whether what is there is right is checked below in any case.
             if let Err(error) = created

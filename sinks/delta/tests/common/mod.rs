@@ -87,6 +87,10 @@ pub fn cursor(next: u64) -> Cursor {
     Cursor { log: LOG, next, mark: if next == 0 { Mark::NONE } else { Mark::of(u128::from(next), next) } }
 }
 
+pub fn marks(first: u64, count: u64) -> Arc<[Mark]> {
+    (first + 1..=first + count).map(|next| cursor(next).mark).collect()
+}
+
 /// A slice with one row a record; the row's day follows from its offset and `days`.
 pub fn slice(partition: u32, first: u64, count: u64, days: u64) -> Slice {
     slice_with(partition, first, count, days, 0, &[])
@@ -107,6 +111,7 @@ pub fn slice_with(partition: u32, first: u64, count: u64, days: u64, applied: u6
         rows: rows(partition, applied.max(1), &specs, added),
         dead: Vec::new(),
         read: count,
+        marks: marks(first, count),
         dropped: 0,
     }
 }
