@@ -1,0 +1,257 @@
+//! A chain of steps: type-checked when it is built, then run over batches.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use millrace_rows::ColumnType;
+use millrace_rows::schema::{AddedColumn, BASE, decoded_schema, row_schema};
+
+use crate::error::{ChainError, ChainProblem, ChainStop};
+use crate::host::PluginHost;
+use crate::lift::Expected;
+use crate::limits::Limits;
+use crate::manifest::Manifest;
+use crate::output::ChainOutput;
+use crate::plugin::Plugin;
+use crate::run::Run;
+
+/// Most steps of a chain.
+pub const STEPS_MAX: usize = 64;
+/// Most columns that the steps of a chain may add together.
+pub const ADDED_COLUMNS_MAX: usize = 256;
+
+/// One step, as a revision pins it.
+#[derive(Clone, Debug)]
+pub struct StepSpec {
+    /// What runs.
+    pub plugin: Plugin,
+    /// Its configuration, a JSON document; `{}` where there is none.
+    pub config: String,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+/// A chain that is known to fit together. It runs on any number of threads at once.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    steps: Vec<Step>,
+    manifests: Vec<Manifest>,
+    added: Vec<AddedColumn>,
+    schema: SchemaRef,
+    bad_rows_max: usize,
+}
+
+/// A step with its columns resolved to places in the working row: the base columns, then the added ones.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) name: Arc<str>,
+    pub(crate) spec: StepSpec,
+    pub(crate) reads: Vec<(usize, ColumnType)>,
+    pub(crate) writes: Vec<usize>,
+    /// What a call returns: the written columns, then the added ones.
+    pub(crate) expected: Vec<Expected>,
+    pub(crate) codes: Vec<Arc<str>>,
+}
+
+impl Chain {
+    /// Asks every plugin for its manifest and checks that each finds what it reads and writes.
+    ///
+    /// # Errors
+    /// [`ChainError`] names the step and what is wrong with it.
+    pub fn new(host: &PluginHost, specs: Vec<StepSpec>) -> Result<Self, ChainError> {
+        let mut columns = Columns::base();
+        let mut steps = Vec::with_capacity(specs.len());
+        let mut manifests = Vec::with_capacity(specs.len());
+        for (index, spec) in specs.into_iter().enumerate() {
+            let unnamed = |problem: ChainProblem| ChainError {
+                index,
+                step: format!("plugin {}", &spec.plugin.digest_hex()[..12]),
+                problem,
+            };
+            if index == STEPS_MAX {
+                return Err(unnamed(ChainProblem::Columns(format!("a chain has at most {STEPS_MAX} steps"))));
+            }
+            if !Arc::ptr_eq(&host.inner, &spec.plugin.host().inner) {
+                return Err(unnamed(ChainProblem::Columns("the plugin was loaded by another host".to_owned())));
+            }
+            let manifest = spec.plugin.manifest(&spec.config, &spec.limits).map_err(|e| unnamed(e.into()))?;
+            let resolved = columns.apply(&manifest).map_err(|problem| ChainError {
+                index,
+                step: manifest.step_name(),
+                problem: ChainProblem::Columns(problem),
+            })?;
+            steps.push(Step {
+                name: manifest.step_name().into(),
+                spec,
+                reads: resolved.reads,
+                writes: resolved.writes,
+                expected: resolved.expected,
+                codes: manifest.codes.iter().map(|code| code.as_str().into()).collect(),
+            });
+            manifests.push(manifest);
+        }
+        let added = columns.added;
+        let schema = output_schema(&added);
+        Ok(Self { steps, manifests, added, schema, bad_rows_max: host.options().bad_rows_max })
+    }
+
+    /// The columns that the chain adds, in the order in which its steps do.
+    pub fn added(&self) -> Vec<AddedColumn> {
+        self.added.clone()
+    }
+
+    /// `name@version` of each step.
+    pub fn step_names(&self) -> Vec<String> {
+        self.steps.iter().map(|step| step.name.to_string()).collect()
+    }
+
+    /// The manifests, to be pinned in a revision.
+    pub fn manifests(&self) -> &[Manifest] {
+        &self.manifests
+    }
+
+    /// Schema of [`ChainOutput::rows`]: [`row_schema`] without the revision.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    /// Runs a decoded batch of one partition, in log order, through all steps and the host's checks.
+    ///
+    /// It blocks: give it a thread that may. What it decides about a record depends on that record alone, so the outputs
+    /// of any split of a batch, put together, are the output of the whole. `bad_rows_max` is the exception, and it only
+    /// stops.
+    ///
+    /// # Errors
+    /// [`ChainStop`]: nothing of the batch was decided, and the caller pauses or tries again.
+    pub fn run(&self, batch: RecordBatch) -> Result<ChainOutput, ChainStop> {
+        let mut run = Run::new(&batch, self.bad_rows_max)?;
+        for step in &self.steps {
+            run.step(step)?;
+        }
+        run.finish(&self.schema)
+    }
+}
+
+fn output_schema(added: &[AddedColumn]) -> SchemaRef {
+    let mut fields = row_schema(added).fields().to_vec();
+    // The revision is the last; it is the caller's to fill.
+    fields.pop();
+    Arc::new(Schema::new(fields))
+}
+
+/// The columns at a point of the chain.
+struct Columns {
+    added: Vec<AddedColumn>,
+}
+
+struct Resolved {
+    reads: Vec<(usize, ColumnType)>,
+    writes: Vec<usize>,
+    expected: Vec<Expected>,
+}
+
+impl Columns {
+    fn base() -> Self {
+        debug_assert!(decoded_schema().fields().iter().zip(BASE).all(|(field, column)| field.name() == column.name));
+        Self { added: Vec::new() }
+    }
+
+    /// Place, type and whether a plugin may write it.
+    fn find(&self, name: &str) -> Option<(usize, ColumnType, bool)> {
+        let base = BASE.iter().position(|column| column.name == name);
+        base.map(|index| (index, BASE[index].ty, BASE[index].writable)).or_else(|| {
+            let index = self.added.iter().position(|column| column.name == name)?;
+            Some((BASE.len() + index, self.added[index].ty, true))
+        })
+    }
+
+    fn apply(&mut self, manifest: &Manifest) -> Result<Resolved, String> {
+        let known = |name: &String, what: &str| {
+            self.find(name).ok_or_else(|| match millrace_rows::schema::find(name) {
+                Some(_) => format!("it {what} {name:?}, which is the host's own: no row may depend on its place in the log"),
+                None => format!("it {what} column {name:?}, which is no event column and which no step before it adds"),
+            })
+        };
+        let reads = manifest
+            .reads
+            .iter()
+            .map(|name| known(name, "reads").map(|(index, ty, _)| (index, ty)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut writes = Vec::with_capacity(manifest.writes.len());
+        let mut expected = Vec::with_capacity(manifest.writes.len() + manifest.adds.len());
+        for name in &manifest.writes {
+            let (index, ty, writable) = known(name, "writes")?;
+            if !writable {
+                return Err(format!("it writes column {name:?}, which no plugin may change"));
+            }
+            writes.push(index);
+            expected.push(Expected { ty, added: false });
+        }
+        for column in &manifest.adds {
+            if self.find(&column.name).is_some() {
+                return Err(format!("it adds column {:?}, which a step before it has added", column.name));
+            }
+            expected.push(Expected { ty: column.ty, added: true });
+        }
+        if let Some(table) = manifest.tables.first() {
+            return Err(format!("it needs the lookup table {table:?}, and this version has no lookup tables"));
+        }
+        self.added.extend(manifest.adds.iter().cloned());
+        if self.added.len() > ADDED_COLUMNS_MAX {
+            return Err(format!("the chain adds more than {ADDED_COLUMNS_MAX} columns with it"));
+        }
+        Ok(Resolved { reads, writes, expected })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(reads: &[&str], writes: &[&str], adds: &[&str]) -> Manifest {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Manifest {
+            name: "p".into(),
+            version: "1.0.0".into(),
+            reads: names(reads),
+            writes: names(writes),
+            adds: adds.iter().map(|n| AddedColumn { name: (*n).into(), ty: ColumnType::Int64 }).collect(),
+            tables: Vec::new(),
+            codes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn columns_of_earlier_steps_are_found_with_their_types() {
+        let mut columns = Columns::base();
+        columns.apply(&manifest(&["ip"], &["event_time"], &["score"])).unwrap();
+        let resolved = columns.apply(&manifest(&["score"], &["score"], &["rank"])).unwrap();
+        assert_eq!(resolved.reads, [(BASE.len(), ColumnType::Int64)]);
+        assert_eq!(resolved.writes, [BASE.len()]);
+        let names: Vec<_> = columns.added.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["score", "rank"]);
+        let schema = output_schema(&columns.added);
+        let last: Vec<_> = schema.fields().iter().rev().take(5).map(|f| f.name().as_str()).collect();
+        assert_eq!(last, ["_sub", "_offset", "_partition", "rank", "score"]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_name() {
+        let mut tables = manifest(&[], &[], &[]);
+        tables.tables.push("geo".into());
+        for (manifest, word) in [
+            (manifest(&["score"], &[], &[]), "reads column \"score\""),
+            (manifest(&["_offset"], &[], &[]), "host's own"),
+            (manifest(&[], &["event_id"], &[]), "no plugin may change"),
+            (manifest(&[], &["received_at"], &[]), "no plugin may change"),
+            (manifest(&[], &["_sub"], &[]), "host's own"),
+            (manifest(&[], &[], &["seen"]), "has added"),
+            (tables, "lookup table"),
+        ] {
+            let mut columns = Columns { added: vec![AddedColumn { name: "seen".into(), ty: ColumnType::Bool }] };
+            let error = columns.apply(&manifest).err().unwrap();
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+}
