@@ -172,7 +172,7 @@ pub async fn an_append_is_adjacent(log: Arc<dyn EventLog>) {
         tokio::spawn(async move {
             let mut ranges = Vec::new();
             for n in 0..20 {
-                let first = writer << 64 | n << 32;
+                let first = (writer << 64) | (n << 32);
                 let count = 1 + (writer * 7 + n * 13) % 30;
                 ranges.push((append(&*log, 0, records(first..first + count)).await, first, count));
             }
@@ -201,7 +201,7 @@ pub async fn concurrent_appends_keep_their_order(log: Arc<dyn EventLog>) {
         let log = Arc::clone(&log);
         tokio::spawn(async move {
             for n in 0..25 {
-                let id = writer << 64 | n;
+                let id = (writer << 64) | n;
                 append(&*log, (n % 2) as u32, records(id..id + 1)).await;
             }
         })
@@ -397,7 +397,7 @@ pub async fn a_reader_keeps_up(log: Arc<dyn EventLog>) {
         tokio::spawn(async move {
             let mut acknowledged = Vec::new();
             for n in 0..RECORDS / 4 / 10 {
-                let first = u128::from(writer << 32 | n * 10);
+                let first = u128::from((writer << 32) | (n * 10));
                 acknowledged.push((append(&*log, 0, records(first..first + 10)).await, first));
             }
             acknowledged

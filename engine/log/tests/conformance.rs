@@ -1,6 +1,8 @@
 //! The conformance suite on the embedded log: with its defaults, and with everything so small that every boundary is
 //! crossed.
 
+#![allow(clippy::expect_used, reason = "tests, with helpers that are none themselves")]
+
 use std::sync::Arc;
 
 use millrace_log::EventLog;

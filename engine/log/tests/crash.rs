@@ -3,6 +3,8 @@
 //! The test runs itself as the child: the environment says which directory to append to, and the child says on its
 //! standard output which offsets were acknowledged.
 
+#![allow(clippy::unwrap_used, reason = "tests, with helpers that are none themselves")]
+
 mod support;
 
 use std::io::Write;

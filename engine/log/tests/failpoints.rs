@@ -1,5 +1,7 @@
 //! Faults injected into a live log. Failpoints are global, so that each test holds the scenario while it runs.
 
+#![allow(clippy::unwrap_used, reason = "tests, with helpers that are none themselves")]
+
 mod support;
 
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! A crash is a copy of the directory at the time: what closing adds is not in it. The write that the crash tore is an
 //! append that the model takes for not acknowledged; of its bytes a part reaches the disk.
 
+#![allow(clippy::unwrap_used, reason = "tests, with helpers that are none themselves")]
+
 mod support;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Opening the embedded log after crashes and damage.
 
+#![allow(clippy::unwrap_used, reason = "tests, with helpers that are none themselves")]
+
 mod support;
 
 use std::fs;
@@ -344,7 +346,7 @@ async fn closing_answers_every_append_and_then_refuses() {
     let stored = read_all(&log, 0, 0).await.unwrap();
     assert_eq!(stored.len(), acknowledged.len());
     for ((offset, n), record) in acknowledged.into_iter().zip(stored) {
-        assert_eq!((offset, u128::from(n) << 64 | 7), (record.offset, record.id));
+        assert_eq!((offset, (u128::from(n) << 64) | 7), (record.offset, record.id));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Retention, the disk budget, and readers that retention overtakes.
 
+#![allow(clippy::unwrap_used, reason = "tests, with helpers that are none themselves")]
+
 mod support;
 
 use std::sync::Arc;

@@ -56,8 +56,8 @@ pub fn options() -> Options {
 /// A record whose content follows from its number.
 pub fn record(n: u64, payload_bytes: usize) -> NewRecord {
     let payload: Vec<u8> = (0..payload_bytes as u64).map(|byte| (byte.wrapping_mul(31) + n) as u8).collect();
-    let receipt = (n % 3 == 0).then(|| Receipt { received_at_us: n as i64, ..Receipt::default() });
-    NewRecord { id: u128::from(n) << 64 | 7, receipt, payload: Bytes::from(payload) }
+    let receipt = n.is_multiple_of(3).then(|| Receipt { received_at_us: n as i64, ..Receipt::default() });
+    NewRecord { id: (u128::from(n) << 64) | 7, receipt, payload: Bytes::from(payload) }
 }
 
 pub fn records(numbers: std::ops::Range<u64>, payload_bytes: usize) -> Vec<NewRecord> {
