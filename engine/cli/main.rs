@@ -1,2 +1,186 @@
 //! The `millrace` command.
-fn main() {}
+
+mod client;
+mod config;
+mod demo;
+mod history;
+mod import;
+mod serve;
+mod status;
+mod table;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::client::Client;
+use crate::config::Config;
+
+/// A WASM-pluggable stream processing engine: one event log, two stores that always agree with it.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Configuration file; millrace.toml in the working directory when there is one.
+    #[arg(long, global = true, env = "MILLRACE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of log, history, table and catalogue. Commands that can ask a server work offline on it.
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// A running server to ask, instead of a data directory.
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "data_dir")]
+    url: Option<String>,
+    /// Answers as JSON, for machines.
+    #[arg(long, global = true)]
+    json: bool,
+    /// What to log, as in RUST_LOG.
+    #[arg(
+        long,
+        global = true,
+        env = "MILLRACE_LOG_FILTER",
+        default_value = "warn,millrace=info",
+        hide_default_value = true
+    )]
+    log_filter: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the main job on real input: imports a shop's clickstream, shows both stores, keeps serving.
+    Demo(demo::DemoArgs),
+    /// Serves HTTP and keeps both stores up to date.
+    Serve {
+        /// Address to listen on; loopback only.
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<String>,
+    },
+    /// Loads events from a file: NDJSON, or CSV with a mapping.
+    Import(import::ImportArgs),
+    /// Shows one device's events, newest first.
+    History(history::HistoryArgs),
+    /// Shows the log, what is in force, and how far each store has come.
+    Status,
+    /// Exports or restores the catalogue: timeline, plugins, import positions.
+    Catalogue {
+        #[command(subcommand)]
+        command: CatalogueCommand,
+    },
+    /// Prints a configuration file with every key at its default.
+    Config,
+}
+
+#[derive(Subcommand)]
+enum CatalogueCommand {
+    /// Writes the whole catalogue to a file.
+    Export {
+        /// The file; `-` for standard output.
+        file: PathBuf,
+    },
+    /// Reads an export into a data directory that has no timeline yet.
+    Restore {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let _failpoints = fail::FailScenario::setup();
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // A closed pipe is how `| head` ends us: no error of anybody's.
+            if error.chain().any(is_broken_pipe) {
+                return ExitCode::SUCCESS;
+            }
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[tokio::main]
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let Cli { global, command } = cli;
+    let filter = EnvFilter::try_new(&global.log_filter).context("--log-filter")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+
+    let listen = match &command {
+        Command::Serve { listen } => listen.clone(),
+        Command::Demo(args) => args.listen.clone(),
+        _ => None,
+    };
+    let flags = [("data_dir", global.data_dir.clone()), ("http.listen", listen)];
+    let config = Config::load(global.config.as_deref(), std::env::vars(), &flags)?;
+    match command {
+        Command::Serve { .. } => serve::serve(&config).await?,
+        Command::Demo(args) => return demo::demo(config, &args, global.json).await,
+        Command::Config => print!("{}", config::REFERENCE),
+        Command::Import(args) => {
+            let client = Client::open(&global, &config, true).await?;
+            let result = import::import(&client, &args, global.json).await;
+            return client.close().await.and(result);
+        }
+        Command::History(args) => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = history::history(&client, &args, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Status => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = status::status(&client, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Catalogue { command } => catalogue(&global, &config, command).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `catalogue export|restore`, offline: under the lock of the data directory.
+async fn catalogue(global: &Global, config: &Config, command: CatalogueCommand) -> Result<()> {
+    if global.url.is_some() {
+        anyhow::bail!("catalogue export and restore work on a data directory: stop the server and give --data-dir");
+    }
+    let (catalogue, keyspace) = serve::open_catalogue(config).await?;
+    let entries = match &command {
+        CatalogueCommand::Export { file } if file.as_os_str() == "-" => {
+            catalogue.export(&mut std::io::stdout()).await?
+        }
+        CatalogueCommand::Export { file } => {
+            let mut out = std::io::BufWriter::new(
+                std::fs::File::create(file).with_context(|| format!("creating {}", file.display()))?,
+            );
+            let entries = catalogue.export(&mut out).await?;
+            out.into_inner()?.sync_all()?;
+            entries
+        }
+        CatalogueCommand::Restore { file } => {
+            let file = std::fs::File::open(file).with_context(|| format!("opening {}", file.display()))?;
+            catalogue.restore(std::io::BufReader::new(file)).await?
+        }
+    };
+    keyspace.close().await;
+    let verb = if matches!(command, CatalogueCommand::Export { .. }) { "exported" } else { "restored" };
+    if global.json {
+        println!("{}", serde_json::json!({(verb): entries}));
+    } else {
+        eprintln!("{verb} {entries} entries");
+    }
+    Ok(())
+}

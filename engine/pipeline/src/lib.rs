@@ -1,1 +1,42 @@
-//! millrace-pipeline
+//! From the log to both stores.
+//!
+//! ```text
+//!            ┌──────────── ingest ── dedup window
+//!            ▼
+//!           log ── processor (read → decode → chain) ── slice cache
+//!                      │                        │
+//!               materialize(delta)       materialize(history)      one loop a store, each with its own pace
+//! ```
+//!
+//! * [`ingest`]: events into the log, each once; acknowledged when durable.
+//! * [`processor`]: the transformed slice at a place of the log; computed once, shared by both stores.
+//! * [`materialize`]: the loop that keeps one store up to date.
+//! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
+//! * [`engine`]: puts the parts together for one machine.
+
+pub mod chains;
+pub mod dedup;
+pub mod engine;
+pub mod ingest;
+pub mod materialize;
+pub mod metrics;
+pub mod pipeline;
+pub mod processor;
+pub mod progress;
+pub mod secrets;
+pub mod status;
+pub mod stock;
+pub mod transform;
+
+use std::sync::Arc;
+
+/// Gives the time, µs since 1970 UTC. Injected, so that no test depends on the time of day.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// The machine's clock.
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+    })
+}

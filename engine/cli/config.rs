@@ -1,0 +1,422 @@
+//! Configuration: `millrace.toml`, then environment, then flags; the later wins.
+//!
+//! Environment variables are `MILLRACE_` and the path of the key in capitals, its parts joined by two underscores:
+//! `MILLRACE_HTTP__LISTEN=127.0.0.1:8080`. Every key has a default; [`REFERENCE`] is a file with all of them. A key that
+//! does not exist or a value that does not fit is refused with its place.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use millrace_pipeline::engine::EngineOptions;
+use millrace_pipeline::ingest::IngestOptions;
+use millrace_pipeline::materialize::CommitPolicy;
+use millrace_pipeline::pipeline::{PluginSource, StepSource};
+use millrace_pipeline::processor::ProcessorOptions;
+use serde::{Deserialize, Deserializer};
+
+/// A configuration file with every key at its default, for `millrace config`.
+pub const REFERENCE: &str = include_str!("millrace.toml");
+
+const PREFIX: &str = "MILLRACE_";
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub http: Http,
+    pub log: Log,
+    pub ingest: Ingest,
+    pub pipeline: Pipeline,
+    pub delta: Delta,
+    pub history: History,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "millrace-data".into(),
+            http: Http::default(),
+            log: Log::default(),
+            ingest: Ingest::default(),
+            pipeline: Pipeline::default(),
+            delta: Delta::default(),
+            history: History::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    pub listen: SocketAddr,
+    pub body_bytes_max: usize,
+    pub batch_events_max: usize,
+    pub requests_max: usize,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        let limits = millrace_http::Limits::default();
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            body_bytes_max: limits.body_bytes,
+            batch_events_max: limits.batch_events,
+            requests_max: limits.requests,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub partitions: u32,
+    pub segment_bytes: u64,
+    #[serde(deserialize_with = "duration")]
+    pub retention: Duration,
+    pub retention_bytes: Option<u64>,
+    pub disk_budget_bytes: Option<u64>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            partitions: 4,
+            segment_bytes: 64 * 1024 * 1024,
+            retention: Duration::from_secs(30 * 24 * 3600),
+            retention_bytes: None,
+            disk_budget_bytes: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ingest {
+    pub dedup_events: usize,
+    pub in_flight_bytes_max: usize,
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        let options = IngestOptions::default();
+        Self { dedup_events: options.dedup_events, in_flight_bytes_max: options.in_flight_bytes }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pipeline {
+    pub batch_records: usize,
+    pub batch_bytes: usize,
+    pub cache_bytes: u64,
+    pub concurrency: usize,
+    pub bad_rows_max: usize,
+    pub failure_rate_max: f64,
+    pub steps: Option<Vec<Step>>,
+}
+
+impl Default for Pipeline {
+    fn default() -> Self {
+        let options = ProcessorOptions::default();
+        Self {
+            batch_records: options.batch_records,
+            batch_bytes: options.batch_bytes,
+            cache_bytes: options.cache_bytes,
+            concurrency: options.concurrency,
+            bad_rows_max: 64,
+            failure_rate_max: options.failure_rate_max,
+            steps: None,
+        }
+    }
+}
+
+/// A step of the chain: `plugin = "name@version"` or `wasm = "file.wasm"`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    pub plugin: Option<String>,
+    pub wasm: Option<PathBuf>,
+    #[serde(default)]
+    pub config: toml::Table,
+    #[serde(default)]
+    pub limits: toml::Table,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Delta {
+    pub path: Option<PathBuf>,
+    #[serde(deserialize_with = "duration")]
+    pub commit_age: Duration,
+    pub commit_bytes: usize,
+    pub checkpoint_commits: u64,
+}
+
+impl Default for Delta {
+    fn default() -> Self {
+        Self {
+            path: None,
+            commit_age: Duration::from_secs(5),
+            commit_bytes: 128 * 1024 * 1024,
+            checkpoint_commits: 100,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct History {
+    pub commit_bytes: usize,
+    pub cache_bytes: u64,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { commit_bytes: 16 * 1024 * 1024, cache_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text)
+        .map_err(|error| serde::de::Error::custom(format!("{text:?} is no duration: {error}; write 5s, 90m, 30d")))
+}
+
+impl Config {
+    /// Reads the file (`millrace.toml` in the working directory when none is named and it is there), then the
+    /// environment, then `flags`: pairs of a key's path and its value.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &[(&str, Option<String>)],
+    ) -> Result<Self> {
+        let mut table =
+            match file.map(Path::to_owned).or_else(|| Some("millrace.toml".into()).filter(|p: &PathBuf| p.exists())) {
+                Some(path) => {
+                    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+                    // Deserializing from the text itself gives errors with line and column.
+                    toml::from_str::<Self>(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+                    toml::from_str::<toml::Table>(&text)?
+                }
+                None => toml::Table::new(),
+            };
+        for (name, value) in environment {
+            let Some(path) = name.strip_prefix(PREFIX) else { continue };
+            let path = path.to_ascii_lowercase();
+            // Taken by the command line itself.
+            if path == "config" || path == "log_filter" {
+                continue;
+            }
+            overlay(&mut table, &path.split("__").collect::<Vec<_>>(), &value)
+                .with_context(|| format!("environment variable {name}"))?;
+        }
+        for (path, value) in flags {
+            if let Some(value) = value {
+                overlay(&mut table, &path.split('.').collect::<Vec<_>>(), value)
+                    .with_context(|| format!("--{}", path.rsplit('.').next().unwrap_or(path).replace('_', "-")))?;
+            }
+        }
+        let config: Self = table.try_into().context("configuration")?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What one value can't tell by itself.
+    fn check(&self) -> Result<()> {
+        if !self.http.listen.ip().is_loopback() {
+            bail!(
+                "http.listen = {}: without tokens and TLS the server binds to loopback only; use 127.0.0.1 or [::1] and \
+                 a proxy that authenticates",
+                self.http.listen
+            );
+        }
+        for (key, value, least, most) in [
+            ("log.partitions", u64::from(self.log.partitions), 1, 1024),
+            ("log.segment_bytes", self.log.segment_bytes, 1 << 20, 1 << 32),
+            ("pipeline.batch_records", self.pipeline.batch_records as u64, 1, 65_536),
+            ("pipeline.batch_bytes", self.pipeline.batch_bytes as u64, 1024, 256 << 20),
+            ("pipeline.concurrency", self.pipeline.concurrency as u64, 1, 256),
+            ("http.body_bytes_max", self.http.body_bytes_max as u64, 1024, 256 << 20),
+            ("http.batch_events_max", self.http.batch_events_max as u64, 1, 1_000_000),
+            ("http.requests_max", self.http.requests_max as u64, 1, 100_000),
+            ("ingest.dedup_events", self.ingest.dedup_events as u64, 1, 100_000_000),
+            ("delta.checkpoint_commits", self.delta.checkpoint_commits, 1, 100_000),
+        ] {
+            if !(least..=most).contains(&value) {
+                bail!("{key} = {value}: it must be {least} to {most}");
+            }
+        }
+        if !(0.0..=1.0).contains(&self.pipeline.failure_rate_max) {
+            bail!("pipeline.failure_rate_max = {}: it must be 0 to 1", self.pipeline.failure_rate_max);
+        }
+        Ok(())
+    }
+
+    /// The engine's options.
+    pub fn engine_options(&self) -> Result<EngineOptions> {
+        let pipeline = self
+            .pipeline
+            .steps
+            .as_ref()
+            .map(|steps| (1..).zip(steps).map(|(n, step)| step.source(n)).collect::<Result<Vec<_>>>())
+            .transpose()?;
+        let clock = millrace_pipeline::system_clock();
+        Ok(EngineOptions {
+            data_dir: self.data_dir.clone(),
+            log: millrace_log::embedded::Options {
+                partitions: self.log.partitions,
+                segment_bytes: self.log.segment_bytes,
+                retention_age: self.log.retention,
+                retention_bytes: self.log.retention_bytes,
+                disk_budget_bytes: self.log.disk_budget_bytes,
+                clock: clock.clone(),
+                ..Default::default()
+            },
+            keyspace: millrace_keyspace::embedded::Options {
+                cache_bytes: self.history.cache_bytes,
+                ..Default::default()
+            },
+            delta_path: self.delta.path.clone(),
+            delta: millrace_delta::Options { checkpoint_every: self.delta.checkpoint_commits, ..Default::default() },
+            delta_commit: CommitPolicy { bytes: self.delta.commit_bytes, age: self.delta.commit_age },
+            history_commit: CommitPolicy { bytes: self.history.commit_bytes, age: Duration::ZERO },
+            processor: ProcessorOptions {
+                batch_records: self.pipeline.batch_records,
+                batch_bytes: self.pipeline.batch_bytes,
+                cache_bytes: self.pipeline.cache_bytes,
+                concurrency: self.pipeline.concurrency,
+                failure_rate_max: self.pipeline.failure_rate_max,
+            },
+            ingest: IngestOptions {
+                dedup_events: self.ingest.dedup_events,
+                in_flight_bytes: self.ingest.in_flight_bytes_max,
+            },
+            host: millrace_plugin_host::HostOptions { bad_rows_max: self.pipeline.bad_rows_max, ..Default::default() },
+            pipeline,
+            clock,
+        })
+    }
+
+    /// Bounds of HTTP requests.
+    pub fn http_limits(&self) -> millrace_http::Limits {
+        millrace_http::Limits {
+            body_bytes: self.http.body_bytes_max,
+            batch_events: self.http.batch_events_max,
+            requests: self.http.requests_max,
+        }
+    }
+}
+
+impl Step {
+    fn source(&self, number: usize) -> Result<StepSource> {
+        let plugin = match (&self.plugin, &self.wasm) {
+            (Some(name), None) => {
+                PluginSource::Named(name.parse().map_err(|error| anyhow!("pipeline.steps, step {number}: {error}"))?)
+            }
+            (None, Some(path)) => PluginSource::File(path.clone()),
+            _ => bail!(
+                "pipeline.steps, step {number}: give plugin = \"name@version\" or wasm = \"file.wasm\", one of them"
+            ),
+        };
+        let limits = serde_json::to_value(&self.limits)
+            .and_then(serde_json::from_value)
+            .with_context(|| format!("pipeline.steps, step {number}, limits"))?;
+        let config =
+            serde_json::to_value(&self.config).with_context(|| format!("pipeline.steps, step {number}, config"))?;
+        Ok(StepSource { plugin, config, limits })
+    }
+}
+
+/// Sets one key of a table, from text: as TOML if the key takes that, else as a string.
+fn overlay(table: &mut toml::Table, path: &[&str], text: &str) -> Result<()> {
+    let as_toml = format!("value = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
+    let as_string = toml::Value::String(text.to_owned());
+    let mut error = None;
+    for value in as_toml.into_iter().chain([as_string]) {
+        let mut alone = value.clone();
+        for part in path.iter().rev() {
+            alone = toml::Value::Table(toml::Table::from_iter([((*part).to_owned(), alone)]));
+        }
+        match alone.try_into::<Config>() {
+            Ok(_) => {
+                insert(table, path, value);
+                return Ok(());
+            }
+            Err(refused) => error = error.or(Some(refused)),
+        }
+    }
+    match error {
+        Some(error) => Err(anyhow!("{text:?} does not fit {}: {}", path.join("."), error.message())),
+        None => Ok(()),
+    }
+}
+
+fn insert(table: &mut toml::Table, path: &[&str], value: toml::Value) {
+    match path {
+        [] => {}
+        [last] => {
+            table.insert((*last).to_owned(), value);
+        }
+        [first, rest @ ..] => {
+            let inner = table.entry((*first).to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            // Its type was checked when the file was read.
+            if let toml::Value::Table(inner) = inner {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, Option<String>)]) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.toml");
+        fs::write(&path, file).unwrap();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(Some(&path), environment, flags)
+    }
+
+    #[test]
+    fn the_reference_file_is_the_default() {
+        let mut config = load(REFERENCE, &[], &[]).unwrap();
+        // The default depends on the machine.
+        config.pipeline.concurrency = Config::default().pipeline.concurrency;
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn flags_outweigh_environment_outweighs_file() {
+        let file = "data_dir = \"a\"\n[http]\nlisten = \"127.0.0.1:1\"\n[log]\npartitions = 2\n";
+        let environment = [("MILLRACE_HTTP__LISTEN", "127.0.0.1:2"), ("MILLRACE_LOG__PARTITIONS", "3"), ("OTHER", "x")];
+        let config = load(file, &environment, &[("http.listen", Some("127.0.0.1:3".into()))]).unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("a"));
+        assert_eq!(config.log.partitions, 3);
+        assert_eq!(config.http.listen.port(), 3);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let message = |result: Result<Config>| format!("{:#}", result.unwrap_err());
+        let wrong = message(load("[log]\npartitons = 2\n", &[], &[]));
+        assert!(wrong.contains("line 2") && wrong.contains("partitons"), "{wrong}");
+        let wrong = message(load("[delta]\ncommit_age = \"soon\"\n", &[], &[]));
+        assert!(wrong.contains("line 2") && wrong.contains("soon"), "{wrong}");
+        let wrong = message(load("", &[("MILLRACE_LOG__PARTITIONS", "many")], &[]));
+        assert!(wrong.contains("MILLRACE_LOG__PARTITIONS") && wrong.contains("many"), "{wrong}");
+        let wrong = message(load("", &[("MILLRACE_LOGG__PARTITIONS", "1")], &[]));
+        assert!(wrong.contains("MILLRACE_LOGG__PARTITIONS"), "{wrong}");
+        let wrong = message(load("", &[], &[("http.listen", Some("nowhere".into()))]));
+        assert!(wrong.contains("--listen"), "{wrong}");
+        let wrong = message(load("[http]\nlisten = \"0.0.0.0:80\"\n", &[], &[]));
+        assert!(wrong.contains("loopback"), "{wrong}");
+        let wrong = message(load("[log]\npartitions = 0\n", &[], &[]));
+        assert!(wrong.contains("log.partitions = 0"), "{wrong}");
+    }
+}

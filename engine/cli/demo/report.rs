@@ -1,0 +1,70 @@
+//! What the demo prints.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Outcome;
+use super::funnel::{STEPS, Week};
+use crate::table::{lay_out, thousands};
+
+pub fn imported(summary: &Value, lines: u64, took_ms: u64) -> String {
+    let new = summary["accepted"].as_u64().unwrap_or(0);
+    if new == 0 {
+        return format!("   all {} were there from an earlier run", thousands(lines));
+    }
+    let rate = new * 1000 / took_ms.max(1);
+    format!("   {} events in {:.1} s, {} a second, each on disk", thousands(new), took_ms as f64 / 1e3, thousands(rate))
+}
+
+pub fn stores(outcome: &Outcome) -> String {
+    format!(
+        "   {} events sent; {} rows in the Delta table, {} in the device history, {} dead letters, {} duplicates",
+        thousands(outcome.events_sent),
+        thousands(outcome.delta_rows),
+        thousands(outcome.history_rows),
+        thousands(outcome.dead_letters),
+        thousands(outcome.duplicates),
+    )
+}
+
+pub fn funnel(weeks: &[Week]) -> String {
+    let mut head = vec!["week"];
+    head.extend(STEPS);
+    head.push("bought");
+    let rows: Vec<Vec<String>> = weeks
+        .iter()
+        .map(|week| {
+            let bought = *week.reached.last().unwrap_or(&0) as f64 / week.reached[0].max(1) as f64;
+            let counts = week.reached.iter().map(|count| thousands(*count));
+            std::iter::once(week.name.clone()).chain(counts).chain([format!("{:.1}%", bought * 100.0)]).collect()
+        })
+        .collect();
+    lay_out(&head, &rows)
+}
+
+pub fn scrubbed(before: &Value, after: &Value) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let rows = [
+        ("properties", &before["properties"], &after["properties"]),
+        ("ip", &before["context"]["ip"], &after["ip"]),
+        ("url", &before["context"]["page"]["url"], &after["url"]),
+    ]
+    .map(|(column, sent, stored)| {
+        format!("   {column:<11}sent    {}\n   {:<11}stored  {}\n", text(sent), "", text(stored))
+    });
+    rows.concat()
+}
+
+pub fn where_next(url: &str, data_dir: &Path, delta: &Path, device: &str) -> String {
+    format!(
+        "Where to look next\n  \
+           curl '{url}/v1/devices/{device}/events?last=1h'\n  \
+           curl '{url}/v1/status'          curl '{url}/metrics'\n  \
+           millrace history {device} --last 2h --url {url}\n  \
+           duckdb, polars, Spark:  delta table at {}\n  \
+           data directory:         {}\n",
+        delta.display(),
+        data_dir.display(),
+    )
+}

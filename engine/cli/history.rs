@@ -1,0 +1,137 @@
+//! `millrace history DEVICE`: one device's events, newest first.
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::table::lay_out;
+
+/// What to show of a device.
+#[derive(Args)]
+pub struct HistoryArgs {
+    /// The device's id.
+    device: String,
+    /// How far back from now: 1h, 30m, 7d.
+    #[arg(long, value_name = "DURATION", conflicts_with = "from")]
+    last: Option<String>,
+    /// First time, RFC 3339 or a date.
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Time after the last.
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Only events of this type: track, page …
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// Only events of this name.
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
+    /// Most events to show.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    limit: usize,
+}
+
+/// Most events that one request asks for.
+const PAGE_EVENTS: usize = 1000;
+
+/// `millrace history`.
+pub async fn history(client: &Client, args: &HistoryArgs, json: bool) -> Result<()> {
+    let events = fetch(client, args).await?;
+    if json {
+        for event in &events {
+            println!("{event}");
+        }
+    } else {
+        print!("{}", show(&events));
+    }
+    Ok(())
+}
+
+async fn fetch(client: &Client, args: &HistoryArgs) -> Result<Vec<Value>> {
+    let mut events = Vec::new();
+    let mut cursor: Option<String> = None;
+    while events.len() < args.limit {
+        let limit = (args.limit - events.len()).min(PAGE_EVENTS).to_string();
+        let query = [
+            ("last", args.last.as_deref()),
+            ("from", args.from.as_deref()),
+            ("to", args.to.as_deref()),
+            ("type", args.kind.as_deref()),
+            ("event", args.event.as_deref()),
+            ("limit", Some(&limit)),
+            ("cursor", cursor.as_deref()),
+        ];
+        let mut page = client.get(&events_path(&args.device, &query)).await?;
+        if let Value::Array(page) = page["events"].take() {
+            events.extend(page);
+        }
+        match page["cursor"].take() {
+            Value::String(next) => cursor = Some(next),
+            _ => break,
+        }
+    }
+    Ok(events)
+}
+
+/// The path of a device's events with a query.
+pub fn events_path(device: &str, query: &[(&str, Option<&str>)]) -> String {
+    let query: Vec<String> =
+        query.iter().filter_map(|(key, value)| value.map(|value| format!("{key}={}", percent_encode(value)))).collect();
+    format!("/v1/devices/{}/events?{}", percent_encode(device), query.join("&"))
+}
+
+fn percent_encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+/// Events as a table.
+pub fn show(events: &[Value]) -> String {
+    if events.is_empty() {
+        return "no events\n".to_owned();
+    }
+    let text = |event: &Value, column: &str| match &event[column] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let shorten = |text: String| match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    };
+    let columns = ["event_time", "type", "event", "platform", "ua_browser", "ip", "properties"];
+    let rows: Vec<Vec<String>> = events
+        .iter()
+        .map(|event| columns.iter().map(|column| shorten(printable(&text(event, column)))).collect())
+        .collect();
+    lay_out(&columns, &rows)
+}
+
+/// Text without what would steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_encoded_into_the_path() {
+        assert_eq!(
+            events_path("a/b?ü", &[("last", Some("1h")), ("to", None), ("event", Some("add to cart"))]),
+            "/v1/devices/a%2Fb%3F%C3%BC/events?last=1h&event=add%20to%20cart"
+        );
+    }
+
+    #[test]
+    fn a_terminal_is_not_steered_by_events() {
+        let events = [serde_json::json!({"event_time": "t", "event": "\u{1b}[2Jgone"})];
+        assert!(!show(&events).contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,116 @@
+//! `millrace serve`, and what every command shares of opening a data directory.
+
+use std::fs::{self, File, TryLockError};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use axum::Router;
+use millrace_keyspace::embedded::EmbeddedKeyspace;
+use millrace_pipeline::engine::{Engine, ROOT};
+use millrace_timeline::Catalogue;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+/// Opens the engine of a data directory, creating it when it is new.
+pub async fn open_engine(config: &Config) -> Result<Arc<Engine>> {
+    let lock = lock_data_dir(config)?;
+    let engine = Engine::open(config.engine_options()?)
+        .await
+        .with_context(|| format!("opening {}", config.data_dir.display()))?;
+    engine.keep(lock);
+    Ok(engine)
+}
+
+/// Opens only the catalogue of a data directory.
+pub async fn open_catalogue(config: &Config) -> Result<(Catalogue, Arc<EmbeddedKeyspace>)> {
+    let lock = lock_data_dir(config)?;
+    let options = config.engine_options()?.keyspace;
+    let keyspace = Arc::new(EmbeddedKeyspace::open(config.data_dir.join("keyspace"), options).await?);
+    let catalogue = Catalogue::open(keyspace.clone(), ROOT).await?;
+    // The lock is held until the process ends: this is a command that does one thing.
+    std::mem::forget(lock);
+    Ok((catalogue, keyspace))
+}
+
+/// One process at a time works on a data directory.
+fn lock_data_dir(config: &Config) -> Result<File> {
+    let dir = &config.data_dir;
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let path = dir.join("millrace.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "{} is in use by another millrace process: give --url to ask that one, or another --data-dir",
+            dir.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+/// A server that is listening.
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    stop: watch::Sender<bool>,
+    served: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Binds and serves in the background.
+    pub async fn start(engine: Arc<Engine>, config: &Config) -> Result<Self> {
+        let listener = TcpListener::bind(config.http.listen)
+            .await
+            .with_context(|| format!("listening on {}; is another server running there?", config.http.listen))?;
+        let address = listener.local_addr()?;
+        let (stop, mut stopped) = watch::channel(false);
+        let router: Router = millrace_http::router(engine, config.http_limits());
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        let served = tokio::spawn(async move {
+            let shutdown = async move {
+                // An error means that the sender is gone: stop then, too.
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            axum::serve(listener, service).with_graceful_shutdown(shutdown).await
+        });
+        Ok(Self { address, stop, served })
+    }
+
+    /// Takes no new requests and waits for those under way.
+    pub async fn stop(self) -> Result<()> {
+        self.stop.send_replace(true);
+        Ok(self.served.await??)
+    }
+}
+
+/// Waits for ctrl-c or a termination.
+pub async fn interrupted() -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// Serves until interrupted, then stops in order: requests under way, what the stores hold, log and keyspace.
+pub async fn serve(config: &Config) -> Result<()> {
+    let engine = open_engine(config).await?;
+    engine.start().await;
+    let server = Server::start(engine.clone(), config).await?;
+    // On standard output, so that who starts a server on port 0 learns where it is.
+    println!("listening on http://{}", server.address);
+    interrupted().await?;
+    tracing::info!("stopping");
+    server.stop().await?;
+    engine.stop().await?;
+    Ok(())
+}

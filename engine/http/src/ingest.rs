@@ -1,0 +1,145 @@
+//! `POST /v1/batch`, `/v1/track` and the others: the Segment wire format.
+//!
+//! `200 {"success": true}` means that every event of the request is on disk in the log (or was before). A request with a
+//! bad event in it is answered 400 and names the bad ones; the good ones are in the log all the same, and a client that
+//! sends everything again does not double them, for they have their `messageId`.
+
+use std::io::Read as _;
+
+use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use millrace_decode::split_batch;
+use millrace_pipeline::ingest::{Accepted, Envelope, IngestError, NewEvent};
+use serde_json::{Value, json};
+
+use crate::Api;
+use crate::error::ApiError;
+
+/// Event types and the paths that take them: the documented one and the short one that browser libraries use.
+pub(crate) const KINDS: &[(&str, &[&str])] = &[
+    ("track", &["/v1/track", "/v1/t"]),
+    ("page", &["/v1/page", "/v1/p"]),
+    ("screen", &["/v1/screen", "/v1/s"]),
+    ("identify", &["/v1/identify", "/v1/i"]),
+    ("group", &["/v1/group", "/v1/g"]),
+    ("alias", &["/v1/alias", "/v1/a"]),
+];
+
+/// Most bad events that an answer names one by one.
+const REJECTED_NAMED_MAX: usize = 20;
+
+/// `POST /v1/batch`.
+pub(crate) async fn batch(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+    let client_ip = client_ip(&request);
+    let body = read_body(request, api.limits.body_bytes).await?;
+    let batch = split_batch(&body).map_err(|error| {
+        ApiError::bad_request("bad_batch", error.to_string()).with_detail(json!({"code": error.code}))
+    })?;
+    if batch.events.len() > api.limits.batch_events {
+        let message = format!("{} events in one batch: the limit is {}", batch.events.len(), api.limits.batch_events);
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", message));
+    }
+    let envelope = Envelope {
+        kind: None,
+        sent_at_us: batch.sent_at_us,
+        context: batch.context.map(|context| body.slice_ref(context.raw().as_bytes())),
+        client_ip,
+    };
+    let events = batch
+        .events
+        .iter()
+        .map(|event| NewEvent { payload: body.slice_ref(event.payload), takes_received_at: false, id: None })
+        .collect();
+    answer(&api.engine.ingest().accept(&envelope, events).await)
+}
+
+/// `POST /v1/track` and the other single events.
+pub(crate) async fn single(api: Api, kind: &'static str, request: Request) -> Result<Response, ApiError> {
+    let client_ip = client_ip(&request);
+    let payload = read_body(request, api.limits.body_bytes).await?;
+    if payload.is_empty() {
+        return Err(ApiError::bad_request("empty_body", "the body must be one event as a JSON object"));
+    }
+    let envelope = Envelope { kind: Some(kind), sent_at_us: None, context: None, client_ip };
+    let event = NewEvent { payload, takes_received_at: false, id: None };
+    answer(&api.engine.ingest().accept(&envelope, vec![event]).await)
+}
+
+/// Turns the outcomes of a request's events into one answer.
+fn answer(results: &[Result<Accepted, IngestError>]) -> Result<Response, ApiError> {
+    let accepted = results.iter().filter(|result| result.is_ok()).count();
+    let mut rejected = Vec::new();
+    let mut rejected_total = 0usize;
+    for (index, result) in results.iter().enumerate() {
+        match result {
+            Ok(_) => {}
+            // The client sends again what is not in the log; that outweighs whatever else is wrong with the request.
+            Err(IngestError::Unavailable(reason)) => {
+                return Err(ApiError::busy(reason.clone()).with_detail(json!({"accepted": accepted})));
+            }
+            Err(IngestError::Bad(error)) => {
+                rejected_total += 1;
+                if rejected.len() < REJECTED_NAMED_MAX {
+                    rejected.push(json!({"index": index, "code": error.code, "message": error.to_string()}));
+                }
+            }
+        }
+    }
+    if rejected_total == 0 {
+        return Ok(Json(json!({"success": true})).into_response());
+    }
+    let all_too_large = results.len() == 1
+        && matches!(&results[0], Err(IngestError::Bad(error)) if error.code == millrace_decode::codes::TOO_LARGE);
+    let status = if all_too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+    let message = format!("{rejected_total} of {} events are bad and were not stored; the others were", results.len());
+    let detail: Value = json!({"accepted": accepted, "rejected_total": rejected_total, "rejected": rejected});
+    Err(ApiError::new(status, "events_rejected", message).with_detail(detail))
+}
+
+/// The body, decompressed, within `limit_bytes`.
+async fn read_body(request: Request, limit_bytes: usize) -> Result<Bytes, ApiError> {
+    let gzip = is_gzip(request.headers())?;
+    let body = to_bytes(request.into_body(), limit_bytes).await.map_err(|error| body_error(&error, limit_bytes))?;
+    if !gzip {
+        return Ok(body);
+    }
+    // Bounded by the limit, and short: not worth a blocking thread.
+    let mut inflated = Vec::new();
+    flate2::read::MultiGzDecoder::new(body.as_ref())
+        .take(limit_bytes as u64 + 1)
+        .read_to_end(&mut inflated)
+        .map_err(|error| ApiError::bad_request("bad_gzip", format!("the body is no gzip stream: {error}")))?;
+    if inflated.len() > limit_bytes { Err(ApiError::too_large(limit_bytes)) } else { Ok(inflated.into()) }
+}
+
+fn body_error(error: &axum::Error, limit_bytes: usize) -> ApiError {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if cause.to_string().contains("length limit exceeded") {
+            return ApiError::too_large(limit_bytes);
+        }
+        source = cause.source();
+    }
+    ApiError::bad_request("body_interrupted", format!("the body could not be read: {error}"))
+}
+
+pub(crate) fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
+    match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
+        None | Some(b"identity") => Ok(false),
+        Some(b"gzip") => Ok(true),
+        Some(_) => Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_encoding",
+            "Content-Encoding must be gzip or identity",
+        )),
+    }
+}
+
+fn client_ip(request: &Request) -> Option<String> {
+    let connection = request.extensions().get::<ConnectInfo<std::net::SocketAddr>>();
+    connection.map(|ConnectInfo(address)| address.ip().to_string())
+}

@@ -1,0 +1,335 @@
+//! Puts the parts together for one machine: embedded log, embedded keyspace, local Delta table.
+//!
+//! ```text
+//! <data dir>/log/         the event log             <data dir>/keyspace/   device history and catalogue
+//! <data dir>/delta/       the table, by default     <data dir>/aot/        compiled plugins: a cache
+//! <data dir>/secrets/     secrets that plugin configurations name
+//! ```
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use millrace_decode::Decoder;
+use millrace_delta::DeltaStore;
+use millrace_history::{HistoryReader, HistoryStore};
+use millrace_keyspace::Keyspace;
+use millrace_keyspace::embedded::EmbeddedKeyspace;
+use millrace_log::embedded::EmbeddedLog;
+use millrace_log::{EventLog, LogError};
+use millrace_plugin_host::{HostOptions, PluginHost};
+use millrace_rows::{Store, StoreError};
+use millrace_timeline::{Catalogue, CatalogueError, Timeline};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::Clock;
+use crate::chains::{ChainBuildError, Chains};
+use crate::ingest::{Ingest, IngestOptions};
+use crate::materialize::{CommitPolicy, Materializer};
+use crate::metrics::Metrics;
+use crate::pipeline::StepSource;
+use crate::processor::{Processor, ProcessorOptions};
+use crate::progress::Progress;
+use crate::secrets::{SecretError, Secrets};
+use crate::status::{self, LogStatus, Status};
+
+/// Prefix of all keys of this deployment.
+pub const ROOT: &str = "millrace";
+
+/// Everything that can be set.
+pub struct EngineOptions {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The event log.
+    pub log: millrace_log::embedded::Options,
+    /// The keyspace of history and catalogue.
+    pub keyspace: millrace_keyspace::embedded::Options,
+    /// The Delta table's place; `None`: `<data dir>/delta`.
+    pub delta_path: Option<PathBuf>,
+    /// The Delta table.
+    pub delta: millrace_delta::Options,
+    /// When the Delta table commits.
+    pub delta_commit: CommitPolicy,
+    /// When the history commits.
+    pub history_commit: CommitPolicy,
+    /// Work on slices.
+    pub processor: ProcessorOptions,
+    /// The ingest.
+    pub ingest: IngestOptions,
+    /// The plugin host.
+    pub host: HostOptions,
+    /// The chain that is asked for. `None`: what is in force, or the stock chain in a new deployment.
+    pub pipeline: Option<Vec<StepSource>>,
+    /// Gives the time.
+    pub clock: Clock,
+}
+
+impl EngineOptions {
+    /// Defaults for a data directory.
+    pub fn at(data_dir: impl Into<PathBuf>) -> Self {
+        let clock = crate::system_clock();
+        Self {
+            data_dir: data_dir.into(),
+            log: millrace_log::embedded::Options { clock: clock.clone(), ..Default::default() },
+            keyspace: Default::default(),
+            delta_path: None,
+            delta: Default::default(),
+            delta_commit: CommitPolicy { bytes: 128 * 1024 * 1024, age: Duration::from_secs(5) },
+            history_commit: CommitPolicy { bytes: 16 * 1024 * 1024, age: Duration::ZERO },
+            processor: ProcessorOptions::default(),
+            ingest: IngestOptions::default(),
+            host: HostOptions::default(),
+            pipeline: None,
+            clock,
+        }
+    }
+}
+
+/// Why the engine does not start or could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The keyspace.
+    #[error(transparent)]
+    Keyspace(#[from] millrace_keyspace::KeyspaceError),
+    /// The catalogue.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// A store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The plugin host.
+    #[error(transparent)]
+    Host(#[from] millrace_plugin_host::LoadError),
+    /// The chain.
+    #[error(transparent)]
+    Chain(#[from] ChainBuildError),
+    /// A secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A step of the pipeline that was asked for.
+    #[error("pipeline step {step}: {detail}")]
+    Step {
+        /// Which, counted from 1.
+        step: usize,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A path that is no UTF-8.
+    #[error("{0:?} is no UTF-8: the Delta table needs a path that is")]
+    Path(PathBuf),
+    /// The history could not be read.
+    #[error(transparent)]
+    History(#[from] millrace_history::ReadError),
+}
+
+/// An engine: log, stores, and the loops between them once started.
+pub struct Engine {
+    log: Arc<EmbeddedLog>,
+    keyspace: Arc<EmbeddedKeyspace>,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) secrets: Secrets,
+    pub(crate) host: Arc<PluginHost>,
+    pub(crate) timeline: watch::Sender<Arc<Timeline>>,
+    processor: Arc<Processor>,
+    ingest: Ingest,
+    history: HistoryReader,
+    progress: Progress,
+    metrics: Arc<Metrics>,
+    pub(crate) clock: Clock,
+    delta_path: PathBuf,
+    stores: Mutex<Vec<(Box<dyn Store>, CommitPolicy)>>,
+    shutdown: watch::Sender<bool>,
+    loops: tokio::sync::Mutex<JoinSet<()>>,
+    kept: Mutex<Vec<Box<dyn std::any::Any + Send>>>,
+}
+
+impl Engine {
+    /// Opens or creates everything in the data directory. Nothing runs yet: see [`Engine::start`].
+    pub async fn open(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
+        let EngineOptions { data_dir, clock, .. } = options;
+        let log = Arc::new(EmbeddedLog::open(&data_dir.join("log"), options.log)?);
+        let keyspace = Arc::new(EmbeddedKeyspace::open(data_dir.join("keyspace"), options.keyspace).await?);
+        let shared_keyspace: Arc<dyn Keyspace> = keyspace.clone();
+        let catalogue = Catalogue::open(shared_keyspace.clone(), ROOT).await?;
+        catalogue.bind_log(log.id()).await?;
+        let secrets = Secrets::new(data_dir.join("secrets"));
+        let host = Arc::new(PluginHost::new(HostOptions { cache_dir: Some(data_dir.join("aot")), ..options.host })?);
+        let metrics = Arc::new(Metrics::default());
+
+        let delta_path = options.delta_path.unwrap_or_else(|| data_dir.join("delta"));
+        let location = delta_path.to_str().ok_or_else(|| EngineError::Path(delta_path.clone()))?;
+        let delta = DeltaStore::open(location, options.delta).await?;
+        let history = HistoryStore::new(shared_keyspace.clone(), ROOT);
+        let stores: Vec<(Box<dyn Store>, CommitPolicy)> =
+            vec![(Box::new(delta), options.delta_commit), (Box::new(history), options.history_commit)];
+        let progress = Progress::new(stores.iter().map(|(store, _)| store.name()));
+
+        let timeline = watch::Sender::new(Arc::new(catalogue.timeline().await?));
+        let chains = Chains::new(catalogue.clone(), host.clone(), secrets.clone());
+        let shared_log: Arc<dyn EventLog> = log.clone();
+        let processor = Arc::new(Processor::new(
+            shared_log.clone(),
+            Decoder::default(),
+            chains,
+            timeline.subscribe(),
+            options.processor,
+            metrics.clone(),
+        ));
+        let ingest = Ingest::open(shared_log, options.ingest, clock.clone(), metrics.clone()).await?;
+        let engine = Arc::new(Self {
+            log,
+            keyspace,
+            catalogue,
+            secrets,
+            host,
+            timeline,
+            processor,
+            ingest,
+            history: HistoryReader::new(shared_keyspace, ROOT),
+            progress,
+            metrics,
+            clock,
+            delta_path,
+            stores: Mutex::new(stores),
+            shutdown: watch::Sender::new(false),
+            loops: tokio::sync::Mutex::default(),
+            kept: Mutex::default(),
+        });
+        engine.activate_configured(options.pipeline).await?;
+        Ok(engine)
+    }
+
+    /// Starts a loop for each store.
+    pub async fn start(&self) {
+        self.start_with(|store| store).await;
+    }
+
+    /// Starts a loop for each store as `wrap` gives it back: for tests that slow or break one.
+    pub async fn start_with(&self, mut wrap: impl FnMut(Box<dyn Store>) -> Box<dyn Store> + Send) {
+        let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut loops = self.loops.lock().await;
+        for (store, policy) in stores {
+            let materializer = Materializer {
+                processor: self.processor.clone(),
+                progress: self.progress.clone(),
+                metrics: self.metrics.clone(),
+                shutdown: self.shutdown.subscribe(),
+            };
+            loops.spawn(materializer.run(wrap(store), policy));
+        }
+    }
+
+    /// Reads how far the stores have come, without starting them: for a look at a data directory.
+    pub async fn read_progress(&self) -> Result<(), EngineError> {
+        let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
+        for (mut store, _) in stores {
+            let state = store.load().await?;
+            self.progress.report(store.name(), &state, self.log.partitions());
+        }
+        Ok(())
+    }
+
+    /// Holds something for as long as the engine lives, such as the lock of its directory.
+    pub fn keep(&self, kept: impl Send + 'static) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(kept));
+    }
+
+    /// Stops the loops after they have committed what they hold, then closes log and keyspace. Events that are in the
+    /// log and not yet in a store are taken up at the next start.
+    pub async fn stop(&self) -> Result<(), EngineError> {
+        self.shutdown.send_replace(true);
+        let mut loops = self.loops.lock().await;
+        while let Some(ended) = loops.join_next().await {
+            if let Err(panic) = ended {
+                tracing::error!(%panic, "a store's loop ended badly");
+            }
+        }
+        self.log.close().await?;
+        self.keyspace.close().await;
+        Ok(())
+    }
+
+    /// Offsets past the last record of each partition.
+    pub async fn log_ends(&self) -> Result<std::collections::BTreeMap<u32, u64>, EngineError> {
+        let bounds = status::bounds(self.log.as_ref()).await?;
+        Ok((0..).zip(bounds.iter().map(|bounds| bounds.end)).collect())
+    }
+
+    /// Returns once both stores have all that is in the log now, or with the reason why one can't.
+    pub async fn drain(&self) -> Result<(), String> {
+        let ends = self.log_ends().await.map_err(|error| error.to_string())?;
+        self.progress.wait_for(&ends).await
+    }
+
+    /// What an operator sees.
+    pub async fn status(&self) -> Result<Status, EngineError> {
+        let bounds = status::bounds(self.log.as_ref()).await?;
+        let stores = status::stores(self.log.as_ref(), &bounds, self.progress.snapshot(), (self.clock)()).await?;
+        let timeline = self.timeline.borrow().clone();
+        let chain = timeline.in_force(timeline.head(), u32::MAX, u64::MAX);
+        let steps = chain.map(|revision| revision.chain.steps.iter().map(|step| step.plugin.to_string()).collect());
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION"),
+            log: LogStatus { id: self.log.id(), partitions: bounds },
+            revision: timeline.head(),
+            chain: steps.unwrap_or_default(),
+            paused: self.processor.paused().map(str::to_owned),
+            stores,
+        })
+    }
+
+    /// Metrics in the OpenMetrics text format.
+    pub async fn metrics_text(&self) -> Result<String, EngineError> {
+        let status = self.status().await?;
+        let gauges = crate::metrics::Gauges {
+            cached_bytes: self.processor.cached_bytes(),
+            ingest_bytes: self.ingest.in_flight_bytes() as u64,
+            dedup_events: self.ingest.dedup_events() as u64,
+        };
+        Ok(self.metrics.text(&status, &gauges))
+    }
+
+    /// The ingest tier.
+    pub fn ingest(&self) -> &Ingest {
+        &self.ingest
+    }
+
+    /// Queries of the device history.
+    pub fn history(&self) -> &HistoryReader {
+        &self.history
+    }
+
+    /// Timeline and plugins.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// How far the stores have come.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The log.
+    pub fn log(&self) -> &EmbeddedLog {
+        &self.log
+    }
+
+    /// Slices of the log, as both stores see them.
+    pub fn processor(&self) -> &Arc<Processor> {
+        &self.processor
+    }
+
+    /// Where the Delta table is.
+    pub fn delta_path(&self) -> &std::path::Path {
+        &self.delta_path
+    }
+
+    /// The engine's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+}

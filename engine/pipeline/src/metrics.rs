@@ -1,0 +1,221 @@
+//! Counters of the pipeline, in the Prometheus data model. Labels are bounded: store names, partitions, steps and codes
+//! that plugins declared; never anything from an event.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use millrace_rows::DeadLetter;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::progress::PartitionState;
+use crate::status::Status;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreLabel {
+    store: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeadLabel {
+    step: String,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// The pipeline's counters.
+pub struct Metrics {
+    events: Family<OutcomeLabel, Counter>,
+    slices: Family<OutcomeLabel, Counter>,
+    records: Counter,
+    rows: Counter,
+    dropped: Counter,
+    dead: Family<DeadLabel, Counter>,
+    failures: Counter,
+    fuel: Counter,
+    retries: Family<StoreLabel, Counter>,
+    commits: Family<StoreLabel, Histogram, fn() -> Histogram>,
+}
+
+/// Buckets from 1 ms to 16 s.
+fn commit_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 15))
+}
+
+/// What became of an event at the ingest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IngestOutcome {
+    /// Durable in the log.
+    Accepted,
+    /// Was in the log already.
+    Duplicate,
+    /// Refused as bad input.
+    Refused,
+    /// The log could not take it.
+    Failed,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            events: Family::default(),
+            slices: Family::default(),
+            records: Counter::default(),
+            rows: Counter::default(),
+            dropped: Counter::default(),
+            dead: Family::default(),
+            failures: Counter::default(),
+            fuel: Counter::default(),
+            retries: Family::default(),
+            commits: Family::new_with_constructor(commit_seconds),
+        }
+    }
+}
+
+impl Metrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("ingest_events", "Events at the ingest, by outcome", self.events.clone());
+        registry.register(
+            "slices",
+            "Slices that a store asked for: computed, or found in the cache",
+            self.slices.clone(),
+        );
+        registry.register("transformed_records", "Log records that went through the chain", self.records.clone());
+        registry.register("transformed_rows", "Rows that came out of the chain", self.rows.clone());
+        registry.register("dropped_records", "Records that a plugin dropped on purpose", self.dropped.clone());
+        registry.register("dead_letters", "Records that reached no store, by step and code", self.dead.clone());
+        registry.register("plugin_failures", "Failures with a message in the protected buffer", self.failures.clone());
+        registry.register("fuel", "Fuel that plugins used", self.fuel.clone());
+        registry.register("store_retries", "Times a store's loop began again after an error", self.retries.clone());
+        registry.register_with_unit("store_commit", "Time of a store's commit", Unit::Seconds, self.commits.clone());
+    }
+
+    pub(crate) fn ingested(&self, outcome: IngestOutcome, events: u64) {
+        let outcome = match outcome {
+            IngestOutcome::Accepted => "accepted",
+            IngestOutcome::Duplicate => "duplicate",
+            IngestOutcome::Refused => "refused",
+            IngestOutcome::Failed => "failed",
+        };
+        self.events.get_or_create(&OutcomeLabel { outcome }).inc_by(events);
+    }
+
+    pub(crate) fn slice_requested(&self, computed: bool) {
+        let outcome = if computed { "computed" } else { "cached" };
+        self.slices.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn slice_computed(
+        &self,
+        records: u64,
+        rows: u64,
+        dead: &[DeadLetter],
+        dropped: u64,
+        failures: u64,
+        fuel: u64,
+    ) {
+        self.records.inc_by(records);
+        self.rows.inc_by(rows);
+        self.dropped.inc_by(dropped);
+        self.failures.inc_by(failures);
+        self.fuel.inc_by(fuel);
+        for dead in dead {
+            let label = DeadLabel { step: dead.step.clone(), code: dead.code.clone() };
+            self.dead.get_or_create(&label).inc();
+        }
+    }
+
+    pub(crate) fn store_committed(&self, store: &str, took: Duration) {
+        self.commits.get_or_create(&StoreLabel { store: store.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn store_retried(&self, store: &str) {
+        self.retries.get_or_create(&StoreLabel { store: store.to_owned() }).inc();
+    }
+}
+
+/// Values that are read when metrics are asked for.
+pub(crate) struct Gauges {
+    pub(crate) cached_bytes: u64,
+    pub(crate) ingest_bytes: u64,
+    pub(crate) dedup_events: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartitionLabel {
+    partition: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StorePartitionLabel {
+    store: &'static str,
+    partition: u32,
+}
+
+impl Metrics {
+    /// Everything as OpenMetrics text.
+    pub(crate) fn text(&self, status: &Status, gauges: &Gauges) -> String {
+        let mut registry = Registry::with_prefix("millrace");
+        self.register(&mut registry);
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        };
+        gauge("slice_cache_bytes", "Bytes of transformed slices kept for the other store", gauges.cached_bytes);
+        gauge("ingest_in_flight_bytes", "Payload bytes being appended", gauges.ingest_bytes);
+        gauge("dedup_events", "Events in the de-duplication window", gauges.dedup_events);
+        gauge("resident_bytes", "Resident memory of the process", resident_bytes());
+        gauge("chain_paused", "1 while the chain is paused", u64::from(status.paused.is_some()));
+        gauge("revision", "Highest revision of the timeline", status.revision);
+
+        let (first, end) = (Family::<PartitionLabel, Gauge>::default(), Family::<PartitionLabel, Gauge>::default());
+        for (partition, bounds) in (0..).zip(&status.log.partitions) {
+            first.get_or_create(&PartitionLabel { partition }).set(bounds.first as i64);
+            end.get_or_create(&PartitionLabel { partition }).set(bounds.end as i64);
+        }
+        registry.register("log_first_offset", "First offset stored", first);
+        registry.register("log_end_offset", "Offset that the next record gets", end);
+
+        let lag_events = Family::<StorePartitionLabel, Gauge>::default();
+        let lag_seconds = Family::<StorePartitionLabel, Gauge<f64, AtomicU64>>::default();
+        let stopped = Family::<StorePartitionLabel, Gauge>::default();
+        for (store, status) in &status.stores {
+            for partition in &status.partitions {
+                let label = StorePartitionLabel { store, partition: partition.partition };
+                lag_events.get_or_create(&label).set(partition.lag_events as i64);
+                lag_seconds.get_or_create(&label).set(partition.lag_seconds);
+                let is_stopped = matches!(partition.state, PartitionState::Stopped { .. });
+                stopped.get_or_create(&label).set(i64::from(is_stopped));
+            }
+        }
+        registry.register("store_lag_events", "Events in the log and not in the store", lag_events);
+        registry.register("store_lag_seconds", "Age in the log of the oldest of them", lag_seconds);
+        registry.register("store_stopped", "1 where a store's partition waits for an operator", stopped);
+
+        let mut text = String::new();
+        match encode(&mut text, &registry) {
+            Ok(()) => text,
+            // A String takes everything.
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+}
+
+/// Resident memory of this process; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
+    // Linux tells in pages; all our platforms have pages of 4 KiB.
+    pages.unwrap_or(0) * 4096
+}

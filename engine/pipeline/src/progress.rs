@@ -1,0 +1,203 @@
+//! How far each store has come in each partition.
+//!
+//! The loops write here after every commit; status, metrics, the log's retention and whoever waits for a store to catch
+//! up read here. It is a copy for people and for retention: what counts is the cursor in the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millrace_rows::StoreState;
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// What a store's loop is doing in one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum PartitionState {
+    /// Going on.
+    Running,
+    /// A try failed; another will be made.
+    Retrying {
+        /// What failed.
+        reason: String,
+    },
+    /// An operator has to look. The other partitions and the other store go on.
+    Stopped {
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+/// One store's place in one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartitionProgress {
+    /// First offset that is not in the store yet, as of its last commit.
+    pub next: u64,
+    /// What its loop is doing.
+    #[serde(flatten)]
+    pub state: PartitionState,
+}
+
+/// One store's place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StoreProgress {
+    /// Highest revision that the store has taken in.
+    pub applied: u64,
+    /// What keeps the whole store from going on, if anything does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// By partition. Empty until the store's state was read for the first time.
+    pub partitions: BTreeMap<u32, PartitionProgress>,
+}
+
+/// All stores' places, by store name.
+pub type Snapshot = BTreeMap<&'static str, StoreProgress>;
+
+/// Shared record of progress.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    sender: Arc<watch::Sender<Snapshot>>,
+}
+
+impl Progress {
+    /// Progress of these stores, nothing known of any.
+    pub fn new(stores: impl IntoIterator<Item = &'static str>) -> Self {
+        let snapshot = stores.into_iter().map(|store| (store, StoreProgress::default())).collect();
+        Self { sender: Arc::new(watch::Sender::new(snapshot)) }
+    }
+
+    /// The present state.
+    pub fn snapshot(&self) -> Snapshot {
+        self.sender.borrow().clone()
+    }
+
+    /// To be told of every change.
+    pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
+        self.sender.subscribe()
+    }
+
+    pub(crate) fn update(&self, store: &'static str, change: impl FnOnce(&mut StoreProgress)) {
+        self.sender.send_modify(|snapshot| change(snapshot.entry(store).or_default()));
+    }
+
+    /// Makes a store's durable state known. What its loops do in each partition stays as it was.
+    pub(crate) fn report(&self, store: &'static str, state: &StoreState, partitions: u32) {
+        self.update(store, |progress| {
+            progress.applied = state.applied;
+            progress.problem = None;
+            for partition in 0..partitions {
+                let next = state.cursors.get(&partition).map_or(0, |cursor| cursor.next);
+                let running = PartitionProgress { next, state: PartitionState::Running };
+                progress.partitions.entry(partition).or_insert(running).next = next;
+            }
+        });
+    }
+
+    /// A loop begins again: whatever had stopped is tried again.
+    pub(crate) fn restart(&self, store: &'static str) {
+        self.update(store, |progress| {
+            for partition in progress.partitions.values_mut() {
+                partition.state = PartitionState::Running;
+            }
+        });
+    }
+
+    pub(crate) fn set_state(&self, store: &'static str, partition: u32, state: PartitionState) {
+        self.sender.send_if_modified(|snapshot| {
+            let partitions = &mut snapshot.entry(store).or_default().partitions;
+            match partitions.get_mut(&partition) {
+                Some(progress) if progress.state == state => false,
+                Some(progress) => {
+                    progress.state = state;
+                    true
+                }
+                None => false,
+            }
+        });
+    }
+
+    /// The offset below which every store has everything; `None` while some store's place is not known.
+    pub fn released_below(&self, partition: u32) -> Option<u64> {
+        let snapshot = self.sender.borrow();
+        snapshot
+            .values()
+            .map(|store| store.partitions.get(&partition).map(|progress| progress.next))
+            .try_fold(u64::MAX, |lowest, next| next.map(|next| lowest.min(next)))
+    }
+
+    /// Returns once every store has everything below `ends` (partition → offset), or with the reason once one of them
+    /// can't get there by itself.
+    pub async fn wait_for(&self, ends: &BTreeMap<u32, u64>) -> Result<(), String> {
+        let mut receiver = self.subscribe();
+        loop {
+            match reached(&receiver.borrow_and_update(), ends) {
+                Reached::Yes => return Ok(()),
+                Reached::Never(reason) => return Err(reason),
+                Reached::NotYet => {}
+            }
+            if receiver.changed().await.is_err() {
+                return Err("the engine has stopped".into());
+            }
+        }
+    }
+}
+
+enum Reached {
+    Yes,
+    NotYet,
+    Never(String),
+}
+
+fn reached(snapshot: &Snapshot, ends: &BTreeMap<u32, u64>) -> Reached {
+    let mut all = true;
+    for (store, progress) in snapshot {
+        for (partition, end) in ends {
+            match progress.partitions.get(partition) {
+                Some(partition_progress) if partition_progress.next >= *end => {}
+                Some(PartitionProgress { state: PartitionState::Stopped { reason }, .. }) => {
+                    return Reached::Never(format!("{store}, partition {partition}: {reason}"));
+                }
+                _ => all = false,
+            }
+        }
+    }
+    if all { Reached::Yes } else { Reached::NotYet }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(progress: &Progress, store: &'static str, partition: u32, next: u64) {
+        progress.update(store, |s| {
+            s.partitions.insert(partition, PartitionProgress { next, state: PartitionState::Running });
+        });
+    }
+
+    #[test]
+    fn nothing_is_released_before_every_store_is_known() {
+        let progress = Progress::new(["delta", "history"]);
+        assert_eq!(progress.released_below(0), None);
+        at(&progress, "delta", 0, 9);
+        assert_eq!(progress.released_below(0), None);
+        at(&progress, "history", 0, 5);
+        assert_eq!(progress.released_below(0), Some(5));
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_all_arrived_or_one_never_will() {
+        let progress = Progress::new(["delta", "history"]);
+        let ends = BTreeMap::from([(0, 5)]);
+        let waiting = tokio::spawn({
+            let (progress, ends) = (progress.clone(), ends.clone());
+            async move { progress.wait_for(&ends).await }
+        });
+        at(&progress, "delta", 0, 5);
+        at(&progress, "history", 0, 7);
+        assert_eq!(waiting.await.unwrap(), Ok(()));
+
+        at(&progress, "delta", 0, 2);
+        progress.set_state("delta", 0, PartitionState::Stopped { reason: "gap".into() });
+        assert!(progress.wait_for(&ends).await.unwrap_err().contains("gap"));
+    }
+}

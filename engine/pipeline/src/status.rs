@@ -1,0 +1,136 @@
+//! What an operator sees: where the log ends, where each store stands, what is in force.
+
+use std::collections::BTreeMap;
+
+use millrace_log::{EventLog, LogError, ReadLimit};
+use millrace_rows::LogId;
+use serde::Serialize;
+
+use crate::progress::{PartitionProgress, PartitionState, Snapshot};
+
+/// The state of a running engine.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Version of this build.
+    pub version: &'static str,
+    /// The log.
+    pub log: LogStatus,
+    /// Highest revision of the timeline.
+    pub revision: u64,
+    /// The chain in force for what comes next, as `plugin@version`.
+    pub chain: Vec<String>,
+    /// Why the chain is paused, if it is.
+    pub paused: Option<String>,
+    /// The stores, by name.
+    pub stores: BTreeMap<&'static str, StoreStatus>,
+}
+
+/// The state of the log.
+#[derive(Clone, Debug, Serialize)]
+pub struct LogStatus {
+    /// Its identity.
+    pub id: LogId,
+    /// Bounds of each partition, by number.
+    pub partitions: Vec<PartitionBounds>,
+}
+
+/// What a partition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PartitionBounds {
+    /// First offset stored.
+    pub first: u64,
+    /// Offset that the next record gets.
+    pub end: u64,
+}
+
+/// The state of a store.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoreStatus {
+    /// Highest revision taken in.
+    pub applied: u64,
+    /// What keeps the store from going on, if anything does.
+    pub problem: Option<String>,
+    /// Events that are in the log and not in the store.
+    pub lag_events: u64,
+    /// Age of the oldest of them in the log, in seconds.
+    pub lag_seconds: f64,
+    /// Each partition.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// The state of a store in one partition.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartitionStatus {
+    /// The partition.
+    pub partition: u32,
+    /// Offset that the next record of the log gets.
+    pub log_end: u64,
+    /// First offset that is not in the store.
+    pub cursor: u64,
+    /// Events that are in the log and not in the store.
+    pub lag_events: u64,
+    /// Age of the oldest of them in the log, in seconds.
+    pub lag_seconds: f64,
+    /// What the loop does.
+    #[serde(flatten)]
+    pub state: PartitionState,
+}
+
+/// Bounds of every partition of a log.
+pub(crate) async fn bounds(log: &dyn EventLog) -> Result<Vec<PartitionBounds>, LogError> {
+    let mut partitions = Vec::new();
+    for partition in 0..log.partitions() {
+        let bounds = log.bounds(partition).await?;
+        partitions.push(PartitionBounds { first: bounds.start, end: bounds.end });
+    }
+    Ok(partitions)
+}
+
+/// Where each store stands against the log's ends.
+pub(crate) async fn stores(
+    log: &dyn EventLog,
+    bounds: &[PartitionBounds],
+    progress: Snapshot,
+    now_us: i64,
+) -> Result<BTreeMap<&'static str, StoreStatus>, LogError> {
+    let mut stores = BTreeMap::new();
+    for (name, store) in progress {
+        let mut partitions = Vec::with_capacity(bounds.len());
+        for (partition, bounds) in (0..).zip(bounds) {
+            let unknown = PartitionProgress { next: 0, state: PartitionState::Running };
+            let PartitionProgress { next, state } = store.partitions.get(&partition).cloned().unwrap_or(unknown);
+            let lag_events = bounds.end.saturating_sub(next);
+            let lag_seconds = match lag_events {
+                0 => 0.0,
+                _ => waiting_seconds(log, partition, next.max(bounds.first), now_us).await?,
+            };
+            partitions.push(PartitionStatus {
+                partition,
+                log_end: bounds.end,
+                cursor: next,
+                lag_events,
+                lag_seconds,
+                state,
+            });
+        }
+        let status = StoreStatus {
+            applied: store.applied,
+            problem: store.problem,
+            lag_events: partitions.iter().map(|p| p.lag_events).sum(),
+            lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
+            partitions,
+        };
+        stores.insert(name, status);
+    }
+    Ok(stores)
+}
+
+/// How long the record at `offset` has been in the log.
+async fn waiting_seconds(log: &dyn EventLog, partition: u32, offset: u64, now_us: i64) -> Result<f64, LogError> {
+    let records = match log.read(partition, offset, ReadLimit { records: 1, bytes: 1 }).await {
+        // Retention may pass between the reading of the bounds and this.
+        Err(LogError::Gap { .. }) => return Ok(0.0),
+        other => other?,
+    };
+    Ok(records.first().map_or(0.0, |record| (now_us - record.appended_at_us).max(0) as f64 / 1e6))
+}
