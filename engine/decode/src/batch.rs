@@ -129,11 +129,7 @@ impl<'a> Splitter<'a> {
     }
 
     /// Passes what is separated by commas up to `close`, of which `item` passes one at a time.
-    fn list(
-        &mut self,
-        close: u8,
-        mut item: impl FnMut(&mut Self) -> Result<(), EventError>,
-    ) -> Result<(), EventError> {
+    fn list(&mut self, close: u8, mut item: impl FnMut(&mut Self) -> Result<(), EventError>) -> Result<(), EventError> {
         self.skip_space();
         if self.peek() == Some(close) {
             self.at += 1;

@@ -6,9 +6,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{
-    ArrayRef, BooleanBuilder, Int64Array, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
-};
+use arrow::array::{ArrayRef, BooleanBuilder, Int64Array, Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow::record_batch::RecordBatch;
 use millrace_log::{Receipt, Record};
 use millrace_rows::LogId;
@@ -144,7 +142,14 @@ struct Row<'e> {
 }
 
 impl<'e> Row<'e> {
-    fn append(mut self, ids: &Ids<'_>, device: &Device<'_>, place: &Place<'_>, behind_max_us: i64, columns: &mut Columns) {
+    fn append(
+        mut self,
+        ids: &Ids<'_>,
+        device: &Device<'_>,
+        place: &Place<'_>,
+        behind_max_us: i64,
+        columns: &mut Columns,
+    ) {
         let record = place.record;
         let no_receipt = Receipt::default();
         let receipt = record.receipt.as_ref().unwrap_or(&no_receipt);

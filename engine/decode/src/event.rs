@@ -113,11 +113,9 @@ impl<'a> Event<'a> {
                 "every id that could stand for the device is empty",
                 member.value as usize,
             ),
-            None => EventError::new(
-                codes::MISSING_DEVICE_ID,
-                "an event needs context.device.id, anonymousId or userId",
-                0,
-            ),
+            None => {
+                EventError::new(codes::MISSING_DEVICE_ID, "an event needs context.device.id, anonymousId or userId", 0)
+            }
         })
     }
 
