@@ -353,11 +353,11 @@ impl EventLog for EmbeddedLog {
         let bytes = check_append(&records)?;
         self.partition(partition)?.closed()?;
         let room = bytes.min(self.space.options.queue_bytes) as u32;
-        let permit = Arc::clone(&self.queue).acquire_many_owned(room).await.map_err(|_| closed())?;
+        let room = Arc::clone(&self.queue).acquire_many_owned(room).await.map_err(|_| closed())?;
         let mut encoded = Vec::with_capacity(bytes);
         encode_records(&records, &mut encoded);
         let (reply, answer) = oneshot::channel();
-        let append = Append { records: encoded, count: records.len() as u32, reply, _permit: permit };
+        let append = Append { records: encoded, count: records.len() as u32, reply, room };
         self.send(partition, Command::Append(append))?;
         answer.await.unwrap_or_else(|_| {
             let detail = "the writer ended without an answer".to_owned();

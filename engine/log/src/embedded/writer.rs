@@ -30,8 +30,18 @@ pub(super) struct Append {
     pub records: Vec<u8>,
     pub count: u32,
     pub reply: oneshot::Sender<Result<Range<u64>, LogError>>,
-    /// Their place in the queue, given back when they are answered.
-    pub _permit: OwnedSemaphorePermit,
+    /// Their place in the queue.
+    pub room: OwnedSemaphorePermit,
+}
+
+impl Append {
+    fn answer(self, answer: Result<Range<u64>, LogError>) {
+        let Self { records, reply, room, .. } = self;
+        // Before the answer: whoever has it finds the queue without this append.
+        drop((records, room));
+        // A caller that no longer waits has its records in the log all the same.
+        let _ = reply.send(answer);
+    }
 }
 
 pub(super) enum Command {
@@ -140,8 +150,7 @@ impl Writer {
             Ok(mut first) => {
                 for append in appends {
                     let end = first + u64::from(append.count);
-                    // A caller that no longer waits has its records in the log all the same.
-                    let _ = append.reply.send(Ok(first..end));
+                    append.answer(Ok(first..end));
                     first = end;
                 }
             }
@@ -151,7 +160,7 @@ impl Writer {
                     Failure::Closed(why) | Failure::Unknown(why) => self.close(why),
                 }
                 for append in appends {
-                    let _ = append.reply.send(Err(failure.error(number)));
+                    append.answer(Err(failure.error(number)));
                 }
             }
         }
