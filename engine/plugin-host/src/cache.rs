@@ -221,9 +221,7 @@ fn engine_key(engine: &wasmtime::Engine) -> String {
         }
         fn finish(&self) -> u64 {
             let digest: [u8; 32] = self.0.clone().finalize().into();
-            u64::from_le_bytes([
-                digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7],
-            ])
+            u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
         }
     }
     let mut hasher = Sha(Sha256::new());

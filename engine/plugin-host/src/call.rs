@@ -173,7 +173,8 @@ pub(crate) fn describe(
     let mut store = new_store(host, limits);
     let result = (|| {
         let instance = instantiate(&mut store, entry, limits)?;
-        let describe = instance.get_typed_func::<abi::DescribeParams<'_>, abi::DescribeResult>(&mut store, entry.describe)?;
+        let describe =
+            instance.get_typed_func::<abi::DescribeParams<'_>, abi::DescribeResult>(&mut store, entry.describe)?;
         describe.call(&mut store, (config,))
     })();
     flatten(result).map_err(|failure| with_logs(failure, &store.data().logs))
@@ -192,7 +193,8 @@ pub(crate) fn transform(
     let mut trace = CallTrace::default();
     let described = (|| {
         let instance = instantiate(&mut store, entry, limits)?;
-        let describe = instance.get_typed_func::<abi::DescribeParams<'_>, abi::DescribeIgnored>(&mut store, entry.describe)?;
+        let describe =
+            instance.get_typed_func::<abi::DescribeParams<'_>, abi::DescribeIgnored>(&mut store, entry.describe)?;
         Ok((instance, describe.call(&mut store, (config,))?.0))
     })();
     trace.fuel += limits.describe_fuel - store.get_fuel().unwrap_or(0).min(limits.describe_fuel);
@@ -205,8 +207,8 @@ pub(crate) fn transform(
         Ok(instance) => {
             let result = (|| {
                 store.set_fuel(limits.fuel)?;
-                let transform =
-                    instance.get_typed_func::<abi::TransformParams<'_>, abi::TransformResult>(&mut store, entry.transform)?;
+                let transform = instance
+                    .get_typed_func::<abi::TransformParams<'_>, abi::TransformResult>(&mut store, entry.transform)?;
                 transform.call(&mut store, (batch,))
             })();
             trace.fuel += limits.fuel - store.get_fuel().unwrap_or(0).min(limits.fuel);

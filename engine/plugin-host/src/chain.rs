@@ -169,7 +169,9 @@ impl Columns {
     fn apply(&mut self, manifest: &Manifest) -> Result<Resolved, String> {
         let known = |name: &String, what: &str| {
             self.find(name).ok_or_else(|| match millrace_rows::schema::find(name) {
-                Some(_) => format!("it {what} {name:?}, which is the host's own: no row may depend on its place in the log"),
+                Some(_) => {
+                    format!("it {what} {name:?}, which is the host's own: no row may depend on its place in the log")
+                }
                 None => format!("it {what} column {name:?}, which is no event column and which no step before it adds"),
             })
         };

@@ -99,7 +99,9 @@ impl PluginHost {
                 // An artifact that is whole and still does not fit the engine is compiled again, like a damaged one.
                 let cached = cache.get(&digest).and_then(|artifact| {
                     deserialize(&inner.engine, &artifact)
-                        .inspect_err(|error| tracing::warn!(%error, "compiled plugin does not fit and is compiled again"))
+                        .inspect_err(
+                            |error| tracing::warn!(%error, "compiled plugin does not fit and is compiled again"),
+                        )
                         .ok()
                 });
                 match cached {
@@ -253,10 +255,8 @@ impl Permits {
             .wait_while(self.state(), |s| s.running == 0 && !s.closed)
             .unwrap_or_else(PoisonError::into_inner);
         // Woken early at most by `close`, or by a call that starts after all had ended, which only delays nothing.
-        let (state, _) = self
-            .started
-            .wait_timeout_while(state, tick, |s| !s.closed)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (state, _) =
+            self.started.wait_timeout_while(state, tick, |s| !s.closed).unwrap_or_else(PoisonError::into_inner);
         !state.closed
     }
 

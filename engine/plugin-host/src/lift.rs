@@ -61,12 +61,14 @@ pub(crate) fn check(
         .into_iter()
         .zip(expected)
         .enumerate()
-        .map(|(index, (returned, expected))| match returned {
-            abi::Returned::Unchanged if expected.added => Err("a new column is returned as unchanged".to_owned()),
-            abi::Returned::Unchanged => Ok(None),
-            abi::Returned::Column(column) => array(column, expected.ty, rows_out).map(Some),
-        }
-        .map_err(|problem| CallFailure::bad_output(format!("returned column {index}: {problem}"))))
+        .map(|(index, (returned, expected))| {
+            match returned {
+                abi::Returned::Unchanged if expected.added => Err("a new column is returned as unchanged".to_owned()),
+                abi::Returned::Unchanged => Ok(None),
+                abi::Returned::Column(column) => array(column, expected.ty, rows_out).map(Some),
+            }
+            .map_err(|problem| CallFailure::bad_output(format!("returned column {index}: {problem}")))
+        })
         .collect::<Result<_, _>>()?;
     let pairs = |outcomes: Vec<abi::Outcome>| outcomes.into_iter().map(|o| (o.row, o.code)).collect();
     Ok(Checked { sources: output.sources, dropped: pairs(output.dropped), failed: pairs(output.failed), columns })
@@ -248,7 +250,10 @@ mod tests {
             (Some(&[0, 1, 2]), &[3], &[]),
         ] {
             let result = accounted(3, sources, dropped, failed);
-            assert!(matches!(result, Err(CallFailure::Guest(HostCode::BadOutput, _))), "{sources:?} {dropped:?} {failed:?}");
+            assert!(
+                matches!(result, Err(CallFailure::Guest(HostCode::BadOutput, _))),
+                "{sources:?} {dropped:?} {failed:?}"
+            );
         }
         let result = account(1, Some(&[]), &[abi::Outcome { row: 0, code: 1 }], &[], 1);
         assert!(matches!(result, Err(CallFailure::Guest(HostCode::BadOutput, _))), "unknown code");
@@ -287,13 +292,19 @@ mod tests {
     #[test]
     fn values_must_be_of_the_type_and_number() {
         let column = |values, validity: Option<&[u8]>| abi::Column { values, validity: validity.map(<[u8]>::to_vec) };
-        let ok = array(column(abi::Values::Int64(vec![1; 9]), Some(&[0b1111_1110, 0xff])), ColumnType::Timestamp, 9).unwrap();
+        let ok = array(column(abi::Values::Int64(vec![1; 9]), Some(&[0b1111_1110, 0xff])), ColumnType::Timestamp, 9)
+            .unwrap();
         assert_eq!((ok.data_type(), ok.null_count()), (&ColumnType::Timestamp.data_type(), 1));
         assert!(array(column(abi::Values::Int64(vec![1; 9]), Some(&[0])), ColumnType::Int64, 9).is_err());
         assert!(array(column(abi::Values::Int64(vec![1; 8]), None), ColumnType::Int64, 9).is_err());
         assert!(array(column(abi::Values::Int64(vec![1]), None), ColumnType::Float64, 1).is_err());
         assert!(array(column(abi::Values::Bool(vec![2]), None), ColumnType::Bool, 1).is_err());
-        assert!(array(column(abi::Values::Float64(vec![0.5]), Some(&[1])), ColumnType::Float64, 1).unwrap().nulls().is_none());
+        assert!(
+            array(column(abi::Values::Float64(vec![0.5]), Some(&[1])), ColumnType::Float64, 1)
+                .unwrap()
+                .nulls()
+                .is_none()
+        );
     }
 
     proptest! {

@@ -96,7 +96,12 @@ fn bitmap(bits: &BooleanBuffer) -> Vec<u8> {
 }
 
 /// Cuts `rows` rows into ranges of at most `rows_max` rows and, but for single rows, `bytes_max` bytes of text.
-pub(crate) fn chunks(columns: &[(&dyn Array, ColumnType)], rows: usize, rows_max: usize, bytes_max: u64) -> Vec<Range<usize>> {
+pub(crate) fn chunks(
+    columns: &[(&dyn Array, ColumnType)],
+    rows: usize,
+    rows_max: usize,
+    bytes_max: u64,
+) -> Vec<Range<usize>> {
     let texts: Vec<&[i32]> = columns
         .iter()
         .filter(|(_, ty)| *ty == ColumnType::String)
@@ -148,7 +153,11 @@ mod tests {
             }
             if let Some(bits) = column.validity {
                 assert_eq!(bits.len(), rows.div_ceil(8));
-                assert_eq!(usize::from(bits[rows / 8 - usize::from(rows % 8 == 0)]) >> (rows - 1) % 8 >> 1, 0, "spare bits");
+                assert_eq!(
+                    usize::from(bits[rows / 8 - usize::from(rows % 8 == 0)]) >> (rows - 1) % 8 >> 1,
+                    0,
+                    "spare bits"
+                );
             }
             let column = PlainColumn::new(&sliced.1, ColumnType::Bool, start..end);
             let ValuesIn::Bool(values) = column.borrowed().values else { panic!("bool") };

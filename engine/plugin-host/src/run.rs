@@ -117,9 +117,11 @@ impl Run {
         let mut dropped: Vec<(usize, Arc<str>)> = Vec::new();
         for (range, piece) in &found.pieces {
             let named = |outcomes: &[(u32, u32)], into: &mut Vec<(usize, Arc<str>)>| {
-                into.extend(outcomes.iter().map(|(row, code)| {
-                    (range.start + *row as usize, step.codes[*code as usize].clone())
-                }));
+                into.extend(
+                    outcomes
+                        .iter()
+                        .map(|(row, code)| (range.start + *row as usize, step.codes[*code as usize].clone())),
+                );
             };
             named(&piece.failed, &mut failed);
             named(&piece.dropped, &mut dropped);
@@ -130,10 +132,8 @@ impl Run {
         }
         // The first row of a record that failed names its code.
         failed.sort_by_key(|(row, _)| *row);
-        let merged = merge(&self.columns, step, found, rows).map_err(|e| ChainStop::Host {
-            step: step.name.to_string(),
-            message: e.to_string(),
-        })?;
+        let merged = merge(&self.columns, step, found, rows)
+            .map_err(|e| ChainStop::Host { step: step.name.to_string(), message: e.to_string() })?;
         let record = match &merged.kept {
             None => std::mem::take(&mut self.record),
             Some(kept) => kept.values().iter().map(|row| self.record[*row as usize]).collect(),
@@ -173,11 +173,14 @@ impl Run {
             let plugin = &step.spec.plugin;
             let (result, trace) = call::transform(plugin.host(), plugin.entry(), limits, &step.spec.config, batch);
             *fuel += trace.fuel;
-            let checked =
-                lift::check(result?, rows.len(), &step.expected, step.codes.len(), limits.output_bytes)?;
+            let checked = lift::check(result?, rows.len(), &step.expected, step.codes.len(), limits.output_bytes)?;
             let offset = offsets[record[rows.start] as usize] as u64;
             let room = LOG_LINES_MAX.saturating_sub(logs.len());
-            logs.extend(trace.logs.into_iter().take(room).map(|line| LogLine { step: step.name.clone(), offset, line }));
+            logs.extend(trace.logs.into_iter().take(room).map(|line| LogLine {
+                step: step.name.clone(),
+                offset,
+                line,
+            }));
             Ok(checked)
         });
         found.map_err(|ended| {

@@ -114,7 +114,8 @@ fn any_split_gives_what_the_whole_gives() {
         let expected = put_together(&chain, &[chain.run(whole.clone()).unwrap()]);
 
         let (out, dead, dropped) = model(&rows);
-        let column = |name: &str| expected.rows.column_by_name(name).unwrap().as_primitive::<Int64Type>().values().to_vec();
+        let column =
+            |name: &str| expected.rows.column_by_name(name).unwrap().as_primitive::<Int64Type>().values().to_vec();
         let lineage: Vec<_> = column("_offset").into_iter().zip(column("_sub")).collect();
         assert_eq!(lineage, out);
         assert_eq!(expected.dead, dead);
@@ -171,9 +172,11 @@ fn calls_are_bounded_by_the_number_of_bad_rows() {
 #[test]
 fn slices_of_larger_batches_are_sent_right() {
     let host = host();
-    let chain = chain(&host, &[obedient("a", "event", "a_len")], &Limits { rows: 3, ..Limits::default() });
-    let rows: Vec<Row> =
-        (0..50).map(|n| Row { user: (n % 4 > 0).then(|| n.to_string()), ..Row::new(n, &"y".repeat(n as usize)) }).collect();
+    let guests = [obedient("a", "event", "a_len"), obedient("b", "type", "b_len")];
+    let chain = chain(&host, &guests, &Limits { rows: 3, ..Limits::default() });
+    let rows: Vec<Row> = (0..50)
+        .map(|n| Row { user: (n % 4 > 0).then(|| n.to_string()), ..Row::new(n, &"y".repeat(n as usize)) })
+        .collect();
     let whole = batch(&rows);
     for (start, length) in [(0, 50), (9, 33), (49, 1), (17, 0)] {
         let output = chain.run(whole.slice(start, length)).unwrap();

@@ -126,11 +126,8 @@ impl Guest {
         manifest.extend(image.string(self.version));
         manifest.extend(image.strings(&self.reads));
         manifest.extend(image.strings(&self.writes));
-        let adds: Vec<u8> = self
-            .adds
-            .iter()
-            .flat_map(|(name, ty)| [&image.string(name)[..], &[*ty as u8, 0, 0, 0]].concat())
-            .collect();
+        let adds: Vec<u8> =
+            self.adds.iter().flat_map(|(name, ty)| [&image.string(name)[..], &[*ty as u8, 0, 0, 0]].concat()).collect();
         manifest.extend(image.pair(&adds, self.adds.len()));
         manifest.extend(image.strings(&[]));
         manifest.extend(image.strings(&self.codes));
@@ -340,7 +337,7 @@ pub struct Row {
 
 impl Row {
     pub fn new(offset: i64, event: &str) -> Self {
-        Self { offset, event: event.to_owned(), ty: "track".to_owned(), user: None }
+        Self { offset, event: event.to_owned(), ty: "page".to_owned(), user: None }
     }
 }
 
