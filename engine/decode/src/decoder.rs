@@ -167,9 +167,8 @@ impl<'e> Row<'e> {
         if device.source == Field::AnonymousId || ids.anonymous.is_none() {
             self.taken.add(Field::AnonymousId);
         }
-        if device.source == Field::DeviceId {
-            self.taken_of_batch.add(Field::DeviceId);
-        }
+        // Where the event has a device of its own, the batch's is left out as a whole.
+        self.taken_of_batch.add(Field::DeviceId);
 
         let kind = self.string(Field::Type);
         columns.kind.append_option(kind.as_deref().or(receipt.kind.as_deref()));

@@ -254,6 +254,8 @@ fn the_context_around_a_batch_fills_what_the_events_own_lacks() {
         r#"{"anonymousId":"d","context":[]}"#,
         json!({"ip": "b", "envelope": r#"{"context":[]}"#}),
     );
+    // An empty id is no id, wherever it stands.
+    check_with(around(r#"{"device":{"id":""}}"#), r#"{"anonymousId":"d"}"#, json!({}));
     check_with(around(" null "), r#"{"anonymousId":"d"}"#, json!({}));
 }
 
