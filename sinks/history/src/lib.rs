@@ -1,1 +1,54 @@
-//! millrace-history
+//! The device history: every row by (device, newest first), in a [`Keyspace`](millrace_keyspace::Keyspace).
+//!
+//! * [`HistoryStore`]: the [`Store`](millrace_rows::Store) that the engine's loop drives.
+//! * [`HistoryReader`]: queries: a device's page, dead letters, state, all rows.
+//! * [`keys`], [`lineage`], [`codec`], [`value`]: the stored form, for whoever rewrites part of it.
+//!
+//! # Keys
+//! In FoundationDB's tuple encoding; `root` is a string.
+//! ```text
+//! (root, "h", device_id, i64::MAX - event_time_µs, partition, offset, sub)  row              millrace_rows::canonical
+//! (root, "o", partition, first offset)                                      lineage          lineage
+//! (root, "c", "cursor", partition)                                          cursor           codec
+//! (root, "c", "applied")                                                    applied          codec
+//! (root, "c", "job", revision)                                              job              codec
+//! (root, "d", partition, offset)                                            dead letter      codec
+//! ```
+//! Every value starts with a version byte that is not 0. A row or lineage of more than 90,000 bytes is split: [`value`].
+//!
+//! # Transactions
+//! A slice is cut at record boundaries into transactions of at most [`TRANSACTION_BYTES`] (a single larger record: of the
+//! keyspace's 1 MB) and [`TRANSACTION_RECORDS_MAX`] records. Each writes the rows, the lineage and the dead letters of its
+//! records together with the partition's cursor behind them, and compares the cursor and `applied` with the exact bytes
+//! that this writer last saw. So each is exact in itself, and two writers fence each other.
+//!
+//! `applied` also holds the number of partitions that have a cursor: the first transaction of a partition changes it, so
+//! that a writer that takes in a revision can't miss a partition which another writer has begun.
+//!
+//! # Recovery
+//! There is none to do: a keyspace batch is there whole or not at all. After any error the store forgets what was staged;
+//! `load` reads the cursors, which tell how far the commit came.
+//!
+//! # Failpoints (feature `failpoints`)
+//! * `history::commit::before`: abort before a transaction is sent.
+//! * `history::commit::between`: abort after a transaction is committed, before the next. `2*off->return` lets two pass.
+
+pub mod codec;
+mod encode;
+pub mod keys;
+pub mod lineage;
+mod page_cursor;
+mod reader;
+mod scan;
+mod state;
+mod store;
+pub mod value;
+mod varint;
+
+pub use encode::{TRANSACTION_BYTES, TRANSACTION_RECORDS_MAX};
+pub use keys::{Keys, RowKey};
+pub use reader::{
+    Counts, DeadLetterPage, EventFilter, HistoryPage, HistoryReader, HistoryView, PAGE_BYTES_MAX, PAGE_KEYS_MAX,
+    PAGE_ROWS_MAX, PAGE_SCAN_BYTES_MAX, PageRequest, ReadError, RowsPage, StoredRow,
+};
+pub use store::HistoryStore;

@@ -5,11 +5,14 @@
 //!
 //! * [`Keyspace`], [`Snapshot`], [`Batch`]: the contract.
 //! * [`embedded::EmbeddedKeyspace`]: keeps the keys in a directory of this machine.
-//! * `conformance` (feature of the same name): the suite that every backend passes.
+//! * `conformance` (feature of the same name): the suite that every backend passes, and with it `memory`, a keyspace for
+//!   tests of what stands on keyspaces: it fails when it is told to.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod embedded;
+#[cfg(feature = "conformance")]
+pub mod memory;
 
 use async_trait::async_trait;
 use bytes::Bytes;
