@@ -158,8 +158,9 @@ impl Columns {
         }
         for field in rows.fields() {
             let name = field.name();
-            let ty = ColumnType::of(field.data_type())
-                .ok_or_else(|| format!("column {name:?} has the type {}, which no column of ours has", field.data_type()))?;
+            let ty = ColumnType::of(field.data_type()).ok_or_else(|| {
+                format!("column {name:?} has the type {}, which no column of ours has", field.data_type())
+            })?;
             match self.types.get(name) {
                 Some(Some(known)) if *known == ty => {}
                 Some(known) => {
@@ -266,8 +267,8 @@ mod tests {
         for (line, part) in wrong.iter().zip(expected) {
             assert!(line.contains(part), "{line:?} does not say {part:?}");
         }
-        let short =
-            check_table((1, 2), &[EVENT_DATE.into()], &HashMap::new(), Duration::from_secs(60), &table(|_| {})).unwrap_err();
+        let short = check_table((1, 2), &[EVENT_DATE.into()], &HashMap::new(), Duration::from_secs(60), &table(|_| {}))
+            .unwrap_err();
         assert!(short[0].contains("logRetentionDuration"), "{short:?}");
     }
 
@@ -275,7 +276,9 @@ mod tests {
     fn new_columns_are_collected_once_and_a_type_that_differs_is_named_with_both_types() {
         let mut columns = Columns::of(&table(|_| {}));
         columns.admit(&row_schema(&[added("browser", ColumnType::String)])).unwrap();
-        columns.admit(&row_schema(&[added("score", ColumnType::Float64), added("browser", ColumnType::String)])).unwrap();
+        columns
+            .admit(&row_schema(&[added("score", ColumnType::Float64), added("browser", ColumnType::String)]))
+            .unwrap();
         assert_eq!(columns.added(), [added("browser", ColumnType::String), added("score", ColumnType::Float64)]);
         let error = columns.admit(&row_schema(&[added("score", ColumnType::Int64)])).unwrap_err();
         assert!(error.contains("\"score\" is int64 in the slice and float64 in the table"), "{error}");

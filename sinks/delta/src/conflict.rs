@@ -76,7 +76,7 @@ impl Winner {
 #[derive(Debug)]
 pub enum Verdict {
     /// Go on at the next version; first check this metadata, if the entry has any.
-    Retry(Option<Metadata>),
+    Retry(Option<Box<Metadata>>),
     /// The commit that we tried has happened: this entry is it.
     Ours,
     /// Somebody moved a marker that the commit relies on.
@@ -109,7 +109,7 @@ pub fn judge(winner: Winner, commit: &str, relies: impl Fn(&Marker) -> bool, mar
             Err(error) => return Verdict::Broken(error),
         }
     }
-    moved.map_or(Verdict::Retry(winner.metadata), Verdict::Fenced)
+    moved.map_or_else(|| Verdict::Retry(winner.metadata.map(Box::new)), Verdict::Fenced)
 }
 
 #[cfg(test)]
@@ -156,10 +156,14 @@ mod tests {
     #[test]
     fn compaction_and_foreign_commits_are_no_conflict() {
         let entry = concat!(
-            r#"{"commitInfo":{"operation":"OPTIMIZE"}}"#, "\n",
-            r#"{"remove":{"path":"a","dataChange":false}}"#, "\n",
-            r#"{"add":{"path":"b","partitionValues":{},"size":1,"modificationTime":1,"dataChange":false}}"#, "\n",
-            r#"{"txn":{"appId":"spark","version":3}}"#, "\n",
+            r#"{"commitInfo":{"operation":"OPTIMIZE"}}"#,
+            "\n",
+            r#"{"remove":{"path":"a","dataChange":false}}"#,
+            "\n",
+            r#"{"add":{"path":"b","partitionValues":{},"size":1,"modificationTime":1,"dataChange":false}}"#,
+            "\n",
+            r#"{"txn":{"appId":"spark","version":3}}"#,
+            "\n",
         );
         assert!(matches!(verdict(entry, &mut known()), Verdict::Retry(None)));
     }

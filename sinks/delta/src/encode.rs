@@ -100,7 +100,11 @@ fn properties(compression: Compression) -> WriterProperties {
 
 /// Encodes batches with the same settings as a data file. What the benchmark compares with.
 #[doc(hidden)]
-pub fn encode_only<W: Write + Send>(out: W, schema: SchemaRef, compression: Compression) -> Result<ArrowWriter<W>, String> {
+pub fn encode_only<W: Write + Send>(
+    out: W,
+    schema: SchemaRef,
+    compression: Compression,
+) -> Result<ArrowWriter<W>, String> {
     let options = ArrowWriterOptions::new().with_properties(properties(compression)).with_skip_arrow_metadata(true);
     ArrowWriter::try_new_with_options(out, schema, options).map_err(|error| error.to_string())
 }
@@ -174,8 +178,7 @@ impl FileWriter {
             }
         };
         let sink = Sink { to, written: 0 };
-        let writer =
-            encode_only(sink, schema.clone(), target.compression).map_err(|detail| error(&path, detail))?;
+        let writer = encode_only(sink, schema.clone(), target.compression).map_err(|detail| error(&path, detail))?;
         Ok(Self { path, date, schema: schema.clone(), writer, stats: FileStats::default() })
     }
 

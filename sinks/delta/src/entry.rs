@@ -71,7 +71,12 @@ impl Commit {
     }
 
     /// The entry. `metadata` goes with it when columns are added.
-    pub(crate) fn encode(&self, read_version: u64, metadata: Option<&Metadata>, now_ms: i64) -> serde_json::Result<Bytes> {
+    pub(crate) fn encode(
+        &self,
+        read_version: u64,
+        metadata: Option<&Metadata>,
+        now_ms: i64,
+    ) -> serde_json::Result<Bytes> {
         let mut out = Vec::with_capacity(1024 + 1024 * self.files.len());
         let mut line = |action: &serde_json::Value| -> serde_json::Result<()> {
             serde_json::to_writer(&mut out, action)?;

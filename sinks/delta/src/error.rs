@@ -24,10 +24,9 @@ pub(crate) fn broken(detail: impl Into<String>) -> StoreError {
 /// An error of the library while it read the table. Anything that has I/O among its causes may pass; anything else
 /// (an entry that does not parse, a feature that the library does not know) stays until somebody looks.
 pub(crate) fn from_library(context: &str, error: &DeltaTableError) -> StoreError {
-    let passing = matches!(
-        error,
-        DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } | DeltaTableError::Generic(_)
-    ) || has_io_cause(error);
+    let passing =
+        matches!(error, DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } | DeltaTableError::Generic(_))
+            || has_io_cause(error);
     let detail = format!("{context}: {error}");
     if passing { unavailable(detail) } else { broken(detail) }
 }

@@ -66,6 +66,8 @@ mod stats;
 mod store;
 mod table;
 
+#[doc(hidden)]
+pub use encode::encode_only;
 pub use maintain::{Maintained, Maintainer, MaintenanceCounts};
 pub use options::{Compression, Options};
 pub use reader::{Scan, ScanRequest, TableReader, TableStatus};

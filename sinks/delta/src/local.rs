@@ -250,7 +250,8 @@ mod tests {
         assert_eq!(store.get(&at).await.unwrap().bytes().await.unwrap(), "first");
         store.put(&at, "third".into()).await.unwrap();
         assert_eq!(store.get(&at).await.unwrap().bytes().await.unwrap(), "third");
-        let names: Vec<_> = fs::read_dir(directory.path().join("a/b")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(directory.path().join("a/b")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["0.json"], "no temporary file stays");
     }
 

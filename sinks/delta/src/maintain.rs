@@ -143,14 +143,16 @@ impl Maintainer {
             let engine = self.0.table.log_store.engine(None);
             // Reads and writes files and holds the table's list of files: off the async threads.
             let written = tokio::task::spawn_blocking(move || kernel.checkpoint(engine.as_ref(), None).map(|_| ()));
-            let wrong = |error: &dyn std::fmt::Display| unavailable(format!("checkpoint of version {version}: {error}"));
+            let wrong =
+                |error: &dyn std::fmt::Display| unavailable(format!("checkpoint of version {version}: {error}"));
             written.await.map_err(|error| wrong(&error))?.map_err(|error| wrong(&error))?;
             self.saw_checkpoint(Some(version));
             self.0.counts.checkpoints.fetch_add(1, Ordering::Relaxed);
             done.checkpoint = Some(version);
         }
         let retention = snapshot.table_properties().log_retention_duration().max(LOG_RETENTION_MIN);
-        let cutoff = Utc::now().timestamp_millis().saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
+        let cutoff =
+            Utc::now().timestamp_millis().saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
         let removed = cleanup_expired_logs_for(version, self.0.table.log_store.as_ref(), cutoff, None).await;
         done.log_files_removed = removed.map_err(|error| from_library("cleaning up the log", &error))?;
         self.0.counts.log_files_removed.fetch_add(done.log_files_removed as u64, Ordering::Relaxed);
@@ -194,7 +196,9 @@ impl Maintainer {
         }
         if let Some(log) = table.local.as_ref().map(|root| root.join("_delta_log")) {
             let swept = tokio::task::spawn_blocking(move || {
-                stale_temporaries(&log, before)?.iter().try_fold(0, |n, path| std::fs::remove_file(path).map(|()| n + 1))
+                stale_temporaries(&log, before)?
+                    .iter()
+                    .try_fold(0, |n, path| std::fs::remove_file(path).map(|()| n + 1))
             });
             let swept = swept.await.map_err(std::io::Error::other).flatten();
             removed += swept.map_err(|error| unavailable(format!("removing temporary files: {error}")))?;

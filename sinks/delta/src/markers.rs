@@ -51,7 +51,9 @@ impl Marker {
         let parts: Vec<&str> = rest.split('/').collect();
         let marker = match parts.as_slice() {
             ["applied"] => Some(Self::Applied),
-            ["job", revision, partition] => revision.parse().ok().zip(partition.parse().ok()).map(|(r, p)| Self::Job(r, p)),
+            ["job", revision, partition] => {
+                revision.parse().ok().zip(partition.parse().ok()).map(|(r, p)| Self::Job(r, p))
+            }
             [log, partition, kind @ ("next" | "mark")] => {
                 log.parse().ok().zip(partition.parse().ok()).map(|(log, partition)| match *kind {
                     "next" => Self::Next(log, partition),
@@ -147,10 +149,7 @@ impl Markers {
 /// When the offset does not fit a marker.
 pub fn of_cursor(partition: u32, cursor: &Cursor) -> Result<[(Marker, i64); 2], String> {
     let next = i64::try_from(cursor.next).map_err(|_| format!("offset {} does not fit a marker", cursor.next))?;
-    Ok([
-        (Marker::Next(cursor.log, partition), next),
-        (Marker::Mark(cursor.log, partition), cursor.mark.to_stored()),
-    ])
+    Ok([(Marker::Next(cursor.log, partition), next), (Marker::Mark(cursor.log, partition), cursor.mark.to_stored())])
 }
 
 #[cfg(test)]
@@ -170,8 +169,11 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_know_is_not_passed_over() {
-        let upper = Marker::Next(LOG, 4).app_id().to_uppercase().replace("MILLRACE", "millrace").replace("NEXT", "next");
-        for unknown in ["millrace/", "millrace/applied/2", "millrace/job/01/2", "millrace/job/1", "millrace/zz/0/next", &upper] {
+        let upper =
+            Marker::Next(LOG, 4).app_id().to_uppercase().replace("MILLRACE", "millrace").replace("NEXT", "next");
+        for unknown in
+            ["millrace/", "millrace/applied/2", "millrace/job/01/2", "millrace/job/1", "millrace/zz/0/next", &upper]
+        {
             assert!(Marker::parse(unknown).is_err(), "{unknown}");
         }
     }

@@ -166,14 +166,8 @@ impl TableReader {
     pub async fn status(&self) -> Result<TableStatus, StoreError> {
         let snapshot = self.table.snapshot().await?;
         let state = self.table.markers(&snapshot).await?.state().map_err(broken)?;
-        let mut status = TableStatus {
-            version: snapshot.version(),
-            files: 0,
-            bytes: 0,
-            rows: 0,
-            files_without_row_count: 0,
-            state,
-        };
+        let mut status =
+            TableStatus { version: snapshot.version(), files: 0, bytes: 0, rows: 0, files_without_row_count: 0, state };
         self.each_file(&snapshot, |file| {
             status.files += 1;
             status.bytes += file.bytes;
@@ -243,7 +237,8 @@ impl TableReader {
             None => table,
             Some(names) => {
                 let field = |name: &String| {
-                    let field = table.field_with_name(name).map_err(|_| broken(format!("the table has no column {name:?}")));
+                    let field =
+                        table.field_with_name(name).map_err(|_| broken(format!("the table has no column {name:?}")));
                     field.cloned()
                 };
                 Arc::new(Schema::new(names.iter().map(field).collect::<Result<Vec<Field>, _>>()?))
@@ -312,7 +307,8 @@ impl Scan {
         let wrong = |error: &dyn std::fmt::Display| broken(format!("{}: {error}", file.path));
         let mut builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|error| wrong(&error))?;
         let schema = builder.parquet_schema();
-        let projection = ProjectionMask::columns(schema, self.schema.fields().iter().map(|field| field.name().as_str()));
+        let projection =
+            ProjectionMask::columns(schema, self.schema.fields().iter().map(|field| field.name().as_str()));
         if let Some((partition, offsets)) = &self.request.offsets {
             let lineage = ProjectionMask::columns(schema, [PARTITION, OFFSET]);
             let groups = builder.metadata().row_groups().iter().enumerate();

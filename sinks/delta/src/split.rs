@@ -83,8 +83,10 @@ mod tests {
     #[test]
     fn parts_keep_the_order_and_lose_nothing() {
         let parts = by_day(rows(&[Some(DAY_US), Some(0), Some(DAY_US + 1), Some(1)])).unwrap();
-        let offsets: Vec<(i32, Vec<i64>)> =
-            parts.iter().map(|(day, part)| (*day, part.column(1).as_primitive::<Int64Type>().values().to_vec())).collect();
+        let offsets: Vec<(i32, Vec<i64>)> = parts
+            .iter()
+            .map(|(day, part)| (*day, part.column(1).as_primitive::<Int64Type>().values().to_vec()))
+            .collect();
         assert_eq!(offsets, [(0, vec![1, 3]), (1, vec![0, 2])]);
         assert!(by_day(rows(&[])).unwrap().is_empty());
         assert!(by_day(rows(&[Some(1), None])).is_err());

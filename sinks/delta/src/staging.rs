@@ -154,7 +154,9 @@ impl Staging {
         for path in created {
             match self.target.store.delete(&Path::from(path.as_str())).await {
                 Ok(()) | Err(deltalake::ObjectStoreError::NotFound { .. }) => {}
-                Err(error) => tracing::warn!(path, %error, "a staged file was not deleted; it is removed as an orphan later"),
+                Err(error) => {
+                    tracing::warn!(path, %error, "a staged file was not deleted; it is removed as an orphan later")
+                }
             }
         }
     }
@@ -229,7 +231,8 @@ impl Staging {
     /// Brings what is buffered below its bound: rows into writers first, then writers into files.
     async fn shrink(&mut self) -> Result<(), EncodeError> {
         while self.buffered() > self.limits.buffer_bytes {
-            let jobs: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.job.is_some()).map(|(key, _)| *key).collect();
+            let jobs: Vec<Key> =
+                self.slots.iter().filter(|(_, slot)| slot.job.is_some()).map(|(key, _)| *key).collect();
             if !jobs.is_empty() {
                 for key in jobs {
                     self.settle(key).await?;
@@ -252,7 +255,9 @@ impl Staging {
 async fn sync_directories(root: PathBuf, files: &[StagedFile]) -> Result<(), EncodeError> {
     let dates: BTreeSet<String> = files.iter().filter_map(|file| Some(file.path.split_once('/')?.0.into())).collect();
     let synced = tokio::task::spawn_blocking(move || {
-        dates.iter().try_for_each(|date| sync_directory(&root.join(date)).map_err(|error| EncodeError::new(date, error)))
+        dates
+            .iter()
+            .try_for_each(|date| sync_directory(&root.join(date)).map_err(|error| EncodeError::new(date, error)))
     });
     synced.await.map_err(|error| EncodeError::new("syncing directories", error))?
 }

@@ -77,9 +77,10 @@ impl Position {
                  into an empty directory to follow another log",
                 here.log, cursor.log
             ))),
-            Some(here) if here.next != *first => {
-                Err(fenced(format!("partition {partition}: the slice starts at {first}, the table stands at {}", here.next)))
-            }
+            Some(here) if here.next != *first => Err(fenced(format!(
+                "partition {partition}: the slice starts at {first}, the table stands at {}",
+                here.next
+            ))),
             _ => Ok(()),
         }
     }

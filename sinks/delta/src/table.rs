@@ -9,8 +9,8 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use deltalake::kernel::engine::arrow_data::ArrowEngineData;
-use deltalake::kernel::{DataType, Metadata, MetadataExt as _, PrimitiveType, Scan, Snapshot, StructField, StructType};
 use deltalake::kernel::transaction::CommitProperties;
+use deltalake::kernel::{DataType, Metadata, MetadataExt as _, PrimitiveType, Scan, Snapshot, StructField, StructType};
 use deltalake::logstore::LogStoreRef;
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::SaveMode;
@@ -186,7 +186,8 @@ impl Table {
 
     /// Takes a new metadata action of another writer into a view.
     pub(crate) fn check_metadata(&self, view: &mut View, metadata: &Metadata) -> Result<(), StoreError> {
-        let unreadable = |error: &dyn std::fmt::Display| broken(format!("the table's new schema can't be read: {error}"));
+        let unreadable =
+            |error: &dyn std::fmt::Display| broken(format!("the table's new schema can't be read: {error}"));
         let schema = metadata.parse_schema().map_err(|error| unreadable(&error))?;
         let log_retention = metadata.parse_table_properties().log_retention_duration();
         self.check(&(1, 2), metadata, log_retention, &schema)?;

@@ -1,5 +1,7 @@
-//! Exactly once, whatever dies. Failpoints are global: every test here runs its writer in a process of its own, or holds
-//! the scenario's lock.
+//! Exactly once, whatever dies. Failpoints are global: every test here holds the scenario's lock, so they run one after
+//! the other, and writers that die are processes of their own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -75,6 +77,7 @@ async fn check(table: &Path) {
 
 #[tokio::test]
 async fn a_writer_that_dies_again_and_again_doubles_nothing_and_loses_nothing() {
+    let _scenario = FailScenario::setup();
     for point in ["delta::stage::written", "delta::commit::before", "delta::commit::after"] {
         let directory = tempfile::tempdir().unwrap();
         let mut crashes = 0;
@@ -93,6 +96,7 @@ async fn a_writer_that_dies_again_and_again_doubles_nothing_and_loses_nothing() 
 
 #[tokio::test]
 async fn a_crash_before_the_entry_leaves_no_trace_and_one_after_it_is_found_by_load() {
+    let _scenario = FailScenario::setup();
     let directory = tempfile::tempdir().unwrap();
     assert!(!run_child(directory.path(), "delta::commit::before=return"));
     assert_eq!(entries(directory.path()).len(), 1);
@@ -110,7 +114,7 @@ async fn a_crash_before_the_entry_leaves_no_trace_and_one_after_it_is_found_by_l
 
 #[tokio::test]
 async fn when_the_answer_to_a_commit_is_lost_load_tells_that_it_happened() {
-    let scenario = FailScenario::setup();
+    let _scenario = FailScenario::setup();
     let directory = tempfile::tempdir().unwrap();
     let mut store = open(directory.path()).await;
     let slices = script();
@@ -124,18 +128,20 @@ async fn when_the_answer_to_a_commit_is_lost_load_tells_that_it_happened() {
     assert_eq!(read_table(&store.reader()).await, expected(&slices[..1]), "its files are kept");
     catch_up(&mut store).await.unwrap();
     check(directory.path()).await;
-    scenario.teardown();
 }
 
 #[tokio::test]
 async fn a_disk_that_is_full_for_a_while_harms_nothing() {
-    let scenario = FailScenario::setup();
+    let _scenario = FailScenario::setup();
     let directory = tempfile::tempdir().unwrap();
     let mut store = open(directory.path()).await;
     fail::cfg("delta::stage::full", "3*off->2*return->off").unwrap();
     let mut refusals = 0;
     while let Err(error) = catch_up(&mut store).await {
-        assert!(matches!(&error, StoreError::Unavailable { detail, .. } if detail.contains("No space left")), "{error}");
+        assert!(
+            matches!(&error, StoreError::Unavailable { detail, .. } if detail.contains("No space left")),
+            "{error}"
+        );
         let in_force: BTreeSet<String> =
             store.reader().files(&Default::default()).await.unwrap().into_iter().map(|file| file.path).collect();
         assert_eq!(data_files(directory.path()).len(), in_force.len(), "what was staged is deleted");
@@ -144,12 +150,11 @@ async fn a_disk_that_is_full_for_a_while_harms_nothing() {
     }
     assert!(refusals > 0);
     check(directory.path()).await;
-    scenario.teardown();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_that_fails_is_counted_and_no_commit_fails() {
-    let scenario = FailScenario::setup();
+    let _scenario = FailScenario::setup();
     let directory = tempfile::tempdir().unwrap();
     let options = Options { checkpoint_every: 2, ..options() };
     let mut store = open_with(directory.path(), options).await;
@@ -163,7 +168,6 @@ async fn a_checkpoint_that_fails_is_counted_and_no_commit_fails() {
     store.commit().await.unwrap();
     fail::remove("delta::maintain::fail");
     assert_eq!(maintainer.run().await.unwrap().checkpoint, Some(2));
-    scenario.teardown();
 }
 
 /// A file system of a few megabytes, while it lives.
@@ -184,6 +188,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_is_really_full_recovers_when_there_is_room() {
+    let _scenario = FailScenario::setup();
     let directory = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(directory.path()) else {
         println!("skipped: mounting a small tmpfs is not permitted here");
@@ -196,7 +201,10 @@ async fn a_disk_that_is_really_full_recovers_when_there_is_room() {
     store.commit().await.unwrap();
 
     // Full to the last page: neither data nor a commit entry has room.
-    let filled = std::process::Command::new("dd").args(["if=/dev/zero", "bs=4k"]).arg(format!("of={}", ballast.display())).output();
+    let filled = std::process::Command::new("dd")
+        .args(["if=/dev/zero", "bs=4k"])
+        .arg(format!("of={}", ballast.display()))
+        .output();
     assert!(!filled.unwrap().status.success(), "the disk was to be filled");
     let full = async {
         store.stage(slice(0, 20, 20, 1)).await?;

@@ -1,6 +1,8 @@
 //! A reader that shares no code with our writer. Runs where `MILLRACE_TEST_DUCKDB_PYTHON` is the path of a Python that
 //! has the packages `duckdb` and `duckdb-extension-delta`, both 1.5.5.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -38,9 +40,12 @@ fn summary(slices: &[Slice]) -> Value {
         let time = rows.column_by_name("event_time").unwrap().as_primitive::<TimestampMicrosecondType>();
         for us in time.values() {
             times.push(*us);
-            *by_date.entry(chrono::DateTime::from_timestamp_micros(*us).unwrap().date_naive().to_string()).or_default() += 1;
+            *by_date
+                .entry(chrono::DateTime::from_timestamp_micros(*us).unwrap().date_naive().to_string())
+                .or_default() += 1;
         }
-        chars += rows.column_by_name("properties").unwrap().as_string::<i32>().iter().flatten().map(str::len).sum::<usize>();
+        chars +=
+            rows.column_by_name("properties").unwrap().as_string::<i32>().iter().flatten().map(str::len).sum::<usize>();
         let lineage = |name| rows.column_by_name(name).unwrap().as_primitive::<Int64Type>();
         let pairs = lineage("_partition").values().iter().zip(lineage("_offset").values());
         pruned += pairs.filter(|(partition, offset)| **partition == 1 && (10..25).contains(*offset)).count();
@@ -78,7 +83,8 @@ async fn an_independent_reader_sees_the_same_rows() {
     }
     let mut found = duckdb(&python, directory.path());
     let columns = found.as_object_mut().unwrap().remove("columns").unwrap();
-    let columns: BTreeMap<String, String> = serde_json::from_value::<Vec<(String, String)>>(columns).unwrap().into_iter().collect();
+    let columns: BTreeMap<String, String> =
+        serde_json::from_value::<Vec<(String, String)>>(columns).unwrap().into_iter().collect();
     assert_eq!(columns["event_time"], "TIMESTAMP WITH TIME ZONE");
     assert_eq!((columns["event_date"].as_str(), columns["score"].as_str()), ("DATE", "DOUBLE"));
     assert_eq!(found, summary(&slices));

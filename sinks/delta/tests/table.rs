@@ -1,5 +1,7 @@
 //! What is staged and committed is what is read back.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -165,8 +167,12 @@ async fn scans_prune_and_project() {
     let batches = scan(&reader, request).await;
     let mut seen = BTreeMap::new();
     for batch in &batches {
-        assert_eq!(batch.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["_offset", "event_date", "device_id"]);
-        let (offsets, dates) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Date32Type>());
+        assert_eq!(
+            batch.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(),
+            ["_offset", "event_date", "device_id"]
+        );
+        let (offsets, dates) =
+            (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Date32Type>());
         seen.extend((0..batch.num_rows()).map(|row| (offsets.value(row), i64::from(dates.value(row)))));
         assert_eq!(batch.column(2).null_count(), 0);
     }
@@ -221,7 +227,9 @@ async fn rows_keep_their_order_within_a_file_and_row_groups_are_bounded() {
     let offsets: Vec<i64> = parquet
         .build()
         .unwrap()
-        .flat_map(|batch| batch.unwrap().column_by_name("_offset").unwrap().as_primitive::<Int64Type>().values().to_vec())
+        .flat_map(|batch| {
+            batch.unwrap().column_by_name("_offset").unwrap().as_primitive::<Int64Type>().values().to_vec()
+        })
         .collect();
     assert!(offsets.iter().copied().eq(0..70_000), "in offset order");
 }

@@ -1,5 +1,7 @@
 //! Several writers of one table: of this crate, and others.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::HashMap;
@@ -253,7 +255,13 @@ async fn refusal(path: &std::path::Path) -> String {
 async fn tables_that_are_not_ours_are_refused_with_the_reason() {
     let other = tempfile::tempdir().unwrap();
     let columns = [StructField::nullable("id", DataType::Primitive(PrimitiveType::Long))];
-    DeltaTable::try_from_url(ensure_table_uri(other.path().to_str().unwrap()).unwrap()).await.unwrap().create().with_columns(columns).await.unwrap();
+    DeltaTable::try_from_url(ensure_table_uri(other.path().to_str().unwrap()).unwrap())
+        .await
+        .unwrap()
+        .create()
+        .with_columns(columns)
+        .await
+        .unwrap();
     let detail = refusal(other.path()).await;
     assert!(detail.contains("partitioned by []") && detail.contains("\"device_id\" is missing"), "{detail}");
 
@@ -270,7 +278,11 @@ async fn tables_that_are_not_ours_are_refused_with_the_reason() {
     let state = table.snapshot().unwrap();
     let schema = state.schema();
     let fields = schema.fields().cloned().map(|field| {
-        if field.name() == "app" { StructField::nullable("app", DataType::Primitive(PrimitiveType::Long)) } else { field }
+        if field.name() == "app" {
+            StructField::nullable("app", DataType::Primitive(PrimitiveType::Long))
+        } else {
+            field
+        }
     });
     let schema = deltalake::kernel::StructType::try_new(fields.collect::<Vec<_>>()).unwrap();
     let metadata = state.metadata().clone().with_schema(&schema).unwrap();

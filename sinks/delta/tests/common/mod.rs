@@ -67,9 +67,9 @@ pub fn rows(partition: u32, revision: u64, rows: &[(u64, i64, i64)], added: &[Ad
                 ColumnType::Float64 => {
                     Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| value(row, name) as f64 / 7.0)))
                 }
-                ColumnType::Bool => {
-                    Arc::new(BooleanArray::from_iter(rows.iter().map(|row| [None, Some(true), Some(false)][(value(row, name) % 3) as usize])))
-                }
+                ColumnType::Bool => Arc::new(BooleanArray::from_iter(
+                    rows.iter().map(|row| [None, Some(true), Some(false)][(value(row, name) % 3) as usize]),
+                )),
                 ColumnType::Timestamp => Arc::new(
                     TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.2 + 1)).with_timezone("UTC"),
                 ),
@@ -155,8 +155,14 @@ pub async fn scan(reader: &TableReader, request: ScanRequest) -> Vec<RecordBatch
 pub async fn read_table(reader: &TableReader) -> BTreeMap<RowKey, Vec<u8>> {
     let mut all = BTreeMap::new();
     for batch in scan(reader, ScanRequest::default()).await {
-        let keep: Vec<usize> =
-            batch.schema().fields().iter().enumerate().filter(|(_, f)| f.name() != "event_date").map(|(at, _)| at).collect();
+        let keep: Vec<usize> = batch
+            .schema()
+            .fields()
+            .iter()
+            .enumerate()
+            .filter(|(_, f)| f.name() != "event_date")
+            .map(|(at, _)| at)
+            .collect();
         canonical(&[batch.project(&keep).unwrap()], &mut all);
     }
     all
