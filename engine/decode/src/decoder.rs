@@ -114,7 +114,13 @@ struct Place<'r> {
 /// The batch contexts of records. The records of one batch stand together and have the same: it is read once.
 #[derive(Default)]
 struct BatchContexts<'r> {
-    last: Option<(&'r [u8], Result<Option<BatchContext<'r>>, EventError>)>,
+    last: Option<ReadContext<'r>>,
+}
+
+/// A batch context and what reading it came to.
+struct ReadContext<'r> {
+    bytes: &'r [u8],
+    outcome: Result<Option<BatchContext<'r>>, EventError>,
 }
 
 impl<'r> BatchContexts<'r> {
@@ -122,14 +128,12 @@ impl<'r> BatchContexts<'r> {
         let Some(bytes) = record.receipt.as_ref().and_then(|receipt| receipt.batch_context.as_deref()) else {
             return Ok(None);
         };
-        if self.last.as_ref().is_none_or(|(last, _)| *last != bytes) {
-            self.last = Some((bytes, BatchContext::scan(bytes)));
-        }
-        match &self.last {
-            Some((_, Ok(context))) => Ok(context.as_ref()),
-            Some((_, Err(error))) => Err(*error),
-            None => Ok(None),
-        }
+        let read = || ReadContext { bytes, outcome: BatchContext::scan(bytes) };
+        let last = match self.last.take() {
+            Some(last) if last.bytes == bytes => last,
+            _ => read(),
+        };
+        self.last.insert(last).outcome.as_ref().map(Option::as_ref).map_err(|error| *error)
     }
 }
 

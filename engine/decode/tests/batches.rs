@@ -1,5 +1,7 @@
 //! The bodies of batch requests.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use common::RECEIVED_AT;

@@ -1,6 +1,8 @@
 //! One case a rule: how each column comes about, and what is left. The expected rows name every column that is not null,
 //! but for the lineage and what `shown` leaves out.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use common::{APPENDED_AT, LOG, RECEIVED_AT, decode_one, receipt, record};

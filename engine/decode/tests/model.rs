@@ -1,6 +1,8 @@
 //! The decoder against a model: the same rules written down with maps and copies, slow and plain. `PROPTEST_CASES` sets
 //! how many events are tried; a failure prints the event, made as small as it gets.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! When an event happened, rule by rule with their edges.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! What the tests share: records and a readable form of rows.
 #![allow(dead_code, reason = "every test file takes what it needs")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
