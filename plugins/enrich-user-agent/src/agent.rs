@@ -121,8 +121,20 @@ fn system(word: &str) -> Option<(u8, &'static str)> {
 /// Whether a word names a television.
 fn is_tv(word: &str) -> bool {
     const NAMES: [&str; 14] = [
-        "SMART-TV", "SmartTV", "Smart-TV", "TV", "GoogleTV", "AppleTV", "tvOS", "HbbTV", "BRAVIA", "CrKey", "NetCast",
-        "NetCast.TV", "Web0S", "webOS.TV",
+        "SMART-TV",
+        "SmartTV",
+        "Smart-TV",
+        "TV",
+        "GoogleTV",
+        "AppleTV",
+        "tvOS",
+        "HbbTV",
+        "BRAVIA",
+        "CrKey",
+        "NetCast",
+        "NetCast.TV",
+        "Web0S",
+        "webOS.TV",
     ];
     // Fire TV sticks and boxes: AFTS, AFTMM, AFTKA …
     let fire = (4..=8).contains(&word.len())
@@ -134,9 +146,26 @@ fn is_tv(word: &str) -> bool {
 /// Whether a word names a program that reads pages by itself.
 fn is_bot(word: &str) -> bool {
     const CLIENTS: [&str; 20] = [
-        "curl", "Wget", "python-requests", "Python-urllib", "python-httpx", "aiohttp", "Go-http-client", "Java",
-        "Apache-HttpClient", "axios", "node-fetch", "PostmanRuntime", "HeadlessChrome", "PhantomJS", "Scrapy",
-        "facebookexternalhit", "Mediapartners-Google", "WhatsApp", "Slurp", "libwww-perl",
+        "curl",
+        "Wget",
+        "python-requests",
+        "Python-urllib",
+        "python-httpx",
+        "aiohttp",
+        "Go-http-client",
+        "Java",
+        "Apache-HttpClient",
+        "axios",
+        "node-fetch",
+        "PostmanRuntime",
+        "HeadlessChrome",
+        "PhantomJS",
+        "Scrapy",
+        "facebookexternalhit",
+        "Mediapartners-Google",
+        "WhatsApp",
+        "Slurp",
+        "libwww-perl",
     ];
     const PARTS: [&str; 3] = ["crawl", "spider", "lighthouse"];
     if CLIENTS.contains(&word) {
@@ -179,10 +208,7 @@ impl<'a> Agent<'a> {
     /// Reads a user agent.
     pub fn of(text: &'a str) -> Self {
         let mut seen = Seen::default();
-        let mut words = text
-            .split([' ', '(', ')', ';', ',', '[', ']', '"'])
-            .filter(|word| !word.is_empty())
-            .peekable();
+        let mut words = text.split([' ', '(', ')', ';', ',', '[', ']', '"']).filter(|word| !word.is_empty()).peekable();
         while let Some(word) = words.next() {
             let (name, version) = word.split_once('/').unwrap_or((word, ""));
             let next = words.peek().copied().unwrap_or_default();

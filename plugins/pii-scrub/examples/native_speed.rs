@@ -7,8 +7,8 @@ use millrace_sdk::Instance;
 use millrace_sdk::columns::{Batch, Column};
 use pii_scrub::Scrub;
 
-const ROWS: usize = 10_000;
-const ROUNDS: usize = 30;
+const ROWS: usize = 1_000;
+const ROUNDS: usize = 100;
 
 fn event(column: &str, at: usize, kind: &str) -> Option<String> {
     let noise = at.wrapping_mul(2_654_435_761) % 1_000_000;
@@ -53,7 +53,11 @@ fn main() -> Result<(), String> {
             std::hint::black_box(output);
         }
         times.sort_by(f64::total_cmp);
-        println!("{kind:8} {:6.0} ns an event (median of {ROUNDS} batches of {ROWS})", times[ROUNDS / 2]);
+        println!(
+            "{kind:8} {:6.0} ns an event at best, {:.0} in the median of {ROUNDS} batches",
+            times[0],
+            times[ROUNDS / 2]
+        );
     }
     Ok(())
 }

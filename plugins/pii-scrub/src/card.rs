@@ -155,7 +155,7 @@ fn luhn(digits: &[u8]) -> bool {
             if digit > 9 { digit - 9 } else { digit }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// Whether an issuer gives out numbers that begin so and are as long.
@@ -180,7 +180,7 @@ fn issued(digits: &[u8]) -> bool {
 fn barcode(digits: &[u8]) -> bool {
     let sum: u32 =
         digits.iter().enumerate().map(|(at, digit)| u32::from(*digit) * if at % 2 == 0 { 1 } else { 3 }).sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use millrace_sdk::json::{Malformed, Path, each};
 
 use crate::card::{self, Cards};
 use crate::keyed::Keyed;
-use crate::screen::screen;
+use crate::screen::{Hints, screen};
 use crate::text::Text;
 use crate::{email, ip};
 
@@ -52,16 +52,18 @@ impl Scratch {
     /// pseudonym if there is a `pseudonym`.
     #[inline]
     pub fn find(&mut self, value: &[u8], form: Form, rules: Rules, pseudonym: Option<&Keyed>) -> &[Span] {
-        self.spans.clear();
         let hints = screen(value);
-        if !hints.none() || rules.ips {
-            self.look(value, form, rules, pseudonym, hints.escapes);
+        if hints.none() && !rules.ips {
+            return &[];
         }
-        &self.spans
+        self.look(value, form, rules, pseudonym, hints)
     }
 
-    fn look(&mut self, value: &[u8], form: Form, rules: Rules, pseudonym: Option<&Keyed>, escapes: bool) {
+    /// As [`Self::find`], where a first look gave `hints`.
+    pub fn look(&mut self, value: &[u8], form: Form, rules: Rules, pseudonym: Option<&Keyed>, hints: Hints) -> &[Span] {
+        let escapes = hints.escapes;
         let Self { text, spans } = self;
+        spans.clear();
         let json = form == Form::Json;
         let decoded: &[u8] = if escapes {
             text.decode(value, json);
@@ -69,7 +71,9 @@ impl Scratch {
         } else {
             value
         };
+        let mut numbers = false;
         let mut add = |start: usize, end: usize, found: Found| {
+            numbers |= matches!(found, Found::Card);
             let by = match (found, pseudonym) {
                 (_, Some(keyed)) => Cow::Owned(keyed.hash(&decoded[start..end])),
                 (Found::Email, None) => Cow::Borrowed("[email]"),
@@ -79,19 +83,22 @@ impl Scratch {
             let (start, end) = if escapes { (text.start(start), text.start(end)) } else { (start, end) };
             spans.push(Span { start, end, by });
         };
-        if rules.emails {
+        if rules.emails && (hints.at || escapes) {
             email::find(decoded, escapes || !json, |start, end| add(start, end, Found::Email));
         }
-        card::find(decoded, rules.cards, |start, end| add(start, end, Found::Card));
+        if hints.digits || escapes {
+            card::find(decoded, rules.cards, |start, end| add(start, end, Found::Card));
+        }
         if rules.ips {
             ip::find(decoded, |start, end, network| add(start, end, Found::Ip(network.to_string())));
         }
         if !spans.is_empty() {
             settle(spans);
-            if json {
+            if json && numbers {
                 quote_numbers(value, spans);
             }
         }
+        spans
     }
 
     /// As [`Self::find`], for a JSON document of which the scalars at `hidden` become their pseudonyms too.
@@ -121,12 +128,15 @@ impl Scratch {
         if nested {
             return Err(Unscrubbed::Nested);
         }
-        self.find(value, Form::Json, rules, None);
-        if !wanted.is_empty() {
-            self.spans.retain(|span| !wanted.iter().any(|hidden| span.start < hidden.end && hidden.start < span.end));
-            self.spans.append(&mut wanted);
-            settle(&mut self.spans);
+        if wanted.is_empty() {
+            return Ok(self.find(value, Form::Json, rules, None));
         }
+        let others = self.find(value, Form::Json, rules, None).iter();
+        let apart = |span: &&Span| wanted.iter().all(|hidden| span.end <= hidden.start || hidden.end <= span.start);
+        let others: Vec<Span> = others.filter(apart).cloned().collect();
+        wanted.extend(others);
+        settle(&mut wanted);
+        self.spans = wanted;
         Ok(&self.spans)
     }
 }

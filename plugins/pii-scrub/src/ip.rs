@@ -24,6 +24,13 @@ fn v6(address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> prefix))
 }
 
+/// Length of the network part of an IPv4 address in its only accepted form: `203.0.113.` of `203.0.113.77`.
+pub fn v4_prefix(text: &[u8]) -> Option<usize> {
+    let dot = text.iter().rposition(|byte| *byte == b'.')?;
+    std::str::from_utf8(text).ok()?.parse::<Ipv4Addr>().ok()?;
+    Some(dot + 1)
+}
+
 /// Calls `found` with the ranges of `text` that are addresses and the network of each.
 pub fn find(text: &[u8], mut found: impl FnMut(usize, usize, IpAddr)) {
     let part = |byte: u8| byte.is_ascii_hexdigit() || byte == b'.' || byte == b':';
@@ -92,6 +99,9 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(truncate(text.as_bytes()).map(|ip| ip.to_string()).as_deref(), expected, "{text}");
+            if let Some(length) = v4_prefix(text.as_bytes()) {
+                assert_eq!(Some(format!("{}0", &text[..length]).as_str()), expected);
+            }
         }
     }
 

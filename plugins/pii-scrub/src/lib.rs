@@ -41,8 +41,6 @@ mod keyed;
 mod screen;
 mod text;
 
-use std::fmt::Write as _;
-
 use millrace_sdk::json::Path;
 use millrace_sdk::{Code, ColMut, Event, Outcome, Rows, Schema, Transform};
 
@@ -244,14 +242,16 @@ impl Scrub {
 
 fn cut_ip(event: &mut Event<'_>, column: Bytes) {
     let Some(value) = event.get(column) else { return };
+    if let Some(length) = ip::v4_prefix(value) {
+        event.set_with(column, |value, out| {
+            out.extend_from_slice(&value[..length]);
+            out.push(b'0');
+        });
+        return;
+    }
     match ip::truncate(value) {
         None => event.set_null(column),
-        Some(network) => {
-            let mut text = String::new();
-            // Writing to a string can't fail.
-            let _ = write!(text, "{network}");
-            event.set(column, text.as_bytes());
-        }
+        Some(network) => event.set(column, network.to_string().as_bytes()),
     }
 }
 

@@ -26,46 +26,67 @@ impl Hints {
 /// Looks at a value.
 #[inline]
 pub fn screen(value: &[u8]) -> Hints {
-    let mut flags = 0;
+    let mut seen = Seen::default();
     let (chunks, tail) = value.as_chunks::<LANES>();
     for chunk in chunks {
-        flags |= lanes(chunk);
+        seen.look(chunk);
     }
     if !tail.is_empty() {
         let mut last = [0; LANES];
         last[..tail.len()].copy_from_slice(tail);
-        flags |= lanes(&last);
+        seen.look(&last);
     }
-    Hints { at: flags & AT != 0, escapes: flags & ESCAPE != 0, digits: flags & DIGITS != 0 }
+    let flags = seen.flags.iter().fold(0, |all, flag| all | flag);
+    let digits = flags & WIDE != 0 || (seen.many && has_run(value));
+    Hints { at: flags & AT != 0, escapes: flags & ESCAPE != 0, digits }
 }
 
 const AT: u8 = 1;
 const ESCAPE: u8 = 2;
-const DIGITS: u8 = 4;
+const WIDE: u8 = 4;
 
-#[inline]
-fn lanes(bytes: &[u8; LANES]) -> u8 {
-    let mut flags = [0u8; LANES];
-    let mut class = [0u8; LANES];
-    for i in 0..LANES {
-        let byte = bytes[i];
-        let escape = (byte == b'\\') | (byte == b'%');
-        // The first bytes of spaces and dashes beyond ASCII: rare, so whoever has them is looked at.
-        let wide = (byte == 0xc2) | (byte == 0xe2);
-        flags[i] = u8::from(byte == b'@') * AT | u8::from(escape) * ESCAPE | u8::from(wide) * DIGITS;
-        // Digits and all ASCII that may stand between those of a card number.
-        let numeric =
-            (byte.wrapping_sub(b'0') < 10) | (byte == b' ') | (byte == b'-') | (byte == b'+') | (byte == b'\t');
-        class[i] = if numeric { 0xff } else { 0 };
+/// Digits and all ASCII that may stand between those of a card number, which has thirteen of them in a row or more.
+#[inline(always)]
+fn is_numeric(byte: u8) -> bool {
+    (byte.wrapping_sub(b'0') < 10) | (byte == b' ') | (byte == b'-') | (byte == b'+') | (byte == b'\t')
+}
+const RUN: u8 = 13;
+
+#[derive(Default)]
+struct Seen {
+    flags: [u8; LANES],
+    /// Whether two chunks side by side, of which one run of thirteen touches no more, held as many numeric bytes.
+    many: bool,
+    before: u8,
+}
+
+impl Seen {
+    #[inline(always)]
+    fn look(&mut self, bytes: &[u8; LANES]) {
+        for (byte, flags) in bytes.iter().copied().zip(&mut self.flags) {
+            let at = if byte == b'@' { AT } else { 0 };
+            let escape = if (byte == b'\\') | (byte == b'%') { ESCAPE } else { 0 };
+            // The first bytes of spaces and dashes beyond ASCII: rare, so whoever has them is looked at.
+            let wide = if (byte == 0xc2) | (byte == 0xe2) { WIDE } else { 0 };
+            *flags |= at | escape | wide;
+        }
+        let numeric = bytes.iter().fold(0u8, |sum, byte| sum + u8::from(is_numeric(*byte)));
+        self.many |= self.before + numeric >= RUN;
+        self.before = numeric;
     }
-    // A run of seven such bytes (a card number has thirteen) covers four that start at a multiple of four, wherever it
-    // begins.
-    let (fours, _) = class.as_chunks::<4>();
-    let mut any = 0u8;
-    for four in fours {
-        any |= if u32::from_ne_bytes(*four) == u32::MAX { DIGITS } else { 0 };
+}
+
+/// Whether thirteen numeric bytes stand in a row. Most values that have as many have them apart, as a UUID has.
+fn has_run(value: &[u8]) -> bool {
+    let mut end = RUN as usize;
+    // A run that holds the byte before `end` starts after the last other byte before it.
+    while end <= value.len() {
+        match value[end - RUN as usize..end].iter().rposition(|byte| !is_numeric(*byte)) {
+            None => return true,
+            Some(other) => end += other + 1,
+        }
     }
-    flags.iter().fold(any, |all, flag| all | flag)
+    false
 }
 
 #[cfg(test)]

@@ -76,9 +76,11 @@ impl Transform for Rewrite {
 
     fn configure(config: Config, schema: &mut Schema) -> Result<Self, String> {
         let device_id = schema.update("device_id");
-        let rules = config.rules.into_iter().enumerate().map(|(at, rule)| {
-            Rule::new(rule, schema).map_err(|message| format!("rules[{at}]: {message}"))
-        });
+        let rules = config
+            .rules
+            .into_iter()
+            .enumerate()
+            .map(|(at, rule)| Rule::new(rule, schema).map_err(|message| format!("rules[{at}]: {message}")));
         let rules = rules.collect::<Result<Vec<_>, _>>()?;
         Ok(Self { device_id, rules, no_device_id: schema.code("no_device_id") })
     }
@@ -133,7 +135,11 @@ impl Rule {
                     Some(path) if ["properties", "context", "envelope"].contains(&column) => {
                         To::Path(schema.read(column), path)
                     }
-                    _ => return Err(format!("to_path: {text:?} must be properties, context or envelope and a path in it, as in \"properties.hw_id\"")),
+                    _ => {
+                        return Err(format!(
+                            "to_path: {text:?} must be properties, context or envelope and a path in it, as in \"properties.hw_id\""
+                        ));
+                    }
                 }
             }
             _ => return Err("give either to or to_path".to_owned()),

@@ -29,7 +29,7 @@ impl Bits {
         }
         let len = self.len;
         let bytes = self.bytes.get_or_insert_with(|| ones(len));
-        if len % 8 == 0 {
+        if len.is_multiple_of(8) {
             bytes.push(0);
         }
         // Bits past the end are kept zero, so that setting is enough.
@@ -42,7 +42,7 @@ impl Bits {
         match from {
             None if self.bytes.is_none() => self.len += rows.len(),
             None => rows.for_each(|_| self.push(true)),
-            Some(from) if self.len % 8 == 0 && rows.start % 8 == 0 => {
+            Some(from) if self.len.is_multiple_of(8) && rows.start.is_multiple_of(8) => {
                 let len = self.len;
                 let bytes = self.bytes.get_or_insert_with(|| ones(len));
                 bytes.extend_from_slice(&from[rows.start / 8..rows.end.div_ceil(8)]);
@@ -74,7 +74,7 @@ impl Bits {
 
 fn ones(len: usize) -> Vec<u8> {
     let mut bytes = vec![0xff; len / 8];
-    if len % 8 != 0 {
+    if !len.is_multiple_of(8) {
         bytes.push((1 << (len % 8)) - 1);
     }
     bytes

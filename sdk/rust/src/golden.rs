@@ -288,15 +288,14 @@ pub fn outcomes_of(manifest: &Manifest, batch: &Batch, output: &Output) -> Resul
         return Err(format!("{} columns came out, the manifest has {}", output.columns.len(), names.len()));
     }
     let mut outcomes: Vec<Option<Expected>> = vec![None; rows];
-    let lists: [(&[RowOutcome], fn(String) -> Expected); 2] =
-        [(&output.dropped, Expected::Drop), (&output.failed, Expected::Fail)];
-    for (list, make) in lists {
-        for RowOutcome { row, code } in list {
-            let outcome = outcomes.get_mut(*row as usize).ok_or_else(|| format!("there is no row {row}"))?;
-            let code = manifest.codes.get(*code as usize).ok_or_else(|| format!("there is no code {code}"))?;
-            if outcome.replace(make(code.clone())).is_some() {
-                return Err(format!("row {row} was left out twice"));
-            }
+    let dropped = output.dropped.iter().map(|outcome| (outcome, true));
+    let failed = output.failed.iter().map(|outcome| (outcome, false));
+    for (RowOutcome { row, code }, is_drop) in dropped.chain(failed) {
+        let outcome = outcomes.get_mut(*row as usize).ok_or_else(|| format!("there is no row {row}"))?;
+        let code = manifest.codes.get(*code as usize).ok_or_else(|| format!("there is no code {code}"))?.clone();
+        let now = if is_drop { Expected::Drop(code) } else { Expected::Fail(code) };
+        if outcome.replace(now).is_some() {
+            return Err(format!("row {row} was left out twice"));
         }
     }
     let sources: Vec<u32> = output.sources.clone().unwrap_or_else(|| (0..batch.rows).collect());

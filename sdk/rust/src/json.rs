@@ -150,9 +150,11 @@ impl<'a> Reader<'a> {
             return Ok(());
         };
         match self.peek() {
-            Some(b'{') => self.members(|reader, key| {
-                if is(key, name) { reader.walk(rest, depth + 1, visit) } else { reader.skip() }
-            }),
+            Some(b'{') => self.members(
+                |reader, key| {
+                    if is(key, name) { reader.walk(rest, depth + 1, visit) } else { reader.skip() }
+                },
+            ),
             Some(b'[') => self.elements(|reader| reader.walk(path, depth + 1, visit)),
             _ => self.skip(),
         }
