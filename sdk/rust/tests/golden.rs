@@ -1,5 +1,7 @@
 //! The golden runner must see what is wrong: a test that can't fail tests nothing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests, with helpers that are none themselves")]
+
 use std::path::Path;
 
 use millrace_sdk::columns::{AddedColumn, Batch, Column, ColumnType, Manifest, Output, Returned, RowOutcome};

@@ -1,6 +1,8 @@
 //! What comes out of a batch, checked against a plain model of rows: whatever an author's function does to the events,
 //! and wherever the batch is split.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests, with helpers that are none themselves")]
+
 use millrace_sdk::columns::{Batch, Column, ColumnType, Output, Returned, RowOutcome, Values};
 use millrace_sdk::{Code, Col, ColMut, Event, Instance, NoConfig, Outcome, Rows, Schema, Timestamp, Transform};
 use proptest::prelude::*;
