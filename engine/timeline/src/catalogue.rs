@@ -164,10 +164,8 @@ impl Catalogue {
     /// The whole timeline.
     pub async fn timeline(&self) -> Result<Timeline, CatalogueError> {
         let pairs = self.scan(&self.space.subspace(&("revision",))).await?;
-        let revisions = pairs
-            .iter()
-            .map(|(_, value)| from_json::<Revision>(value, "revision"))
-            .collect::<Result<Vec<_>, _>>()?;
+        let revisions =
+            pairs.iter().map(|(_, value)| from_json::<Revision>(value, "revision")).collect::<Result<Vec<_>, _>>()?;
         Ok(Timeline::new(revisions)?)
     }
 

@@ -121,9 +121,7 @@ fn read_export(mut file: impl BufRead) -> Result<Vec<(Vec<Value>, Bytes)>, Catal
             let Value::Array(key) = value["key"].take() else { return Err(wrong(number, "an entry without a key")) };
             let bytes = match (value.get("json"), value.get("base64").and_then(Value::as_str)) {
                 (Some(json), None) => Bytes::from(json.to_string()),
-                (None, Some(text)) => {
-                    BASE64.decode(text).map_err(|error| wrong(number, &error.to_string()))?.into()
-                }
+                (None, Some(text)) => BASE64.decode(text).map_err(|error| wrong(number, &error.to_string()))?.into(),
                 _ => return Err(wrong(number, "an entry has either json or base64")),
             };
             if key.first().is_some_and(|kind| kind == "revision") {
@@ -151,4 +149,3 @@ fn json_to_element(value: &Value) -> Result<Element<'static>, CatalogueError> {
         other => Err(CatalogueError::Restore(format!("{other} can't stand in a key"))),
     }
 }
-

@@ -299,10 +299,7 @@ mod tests {
             Timeline::new(vec![revision(2, Ranges::everything())]),
             Err(TimelineError::Order { expected: 1, found: 2 })
         );
-        assert_eq!(
-            Timeline::new(vec![revision(1, Ranges::from_ends([(0, 5)]))]),
-            Err(TimelineError::FirstNotTotal)
-        );
+        assert_eq!(Timeline::new(vec![revision(1, Ranges::from_ends([(0, 5)]))]), Err(TimelineError::FirstNotTotal));
         let empty = Ranges {
             partitions: BTreeMap::from([(0, OffsetRange { start: 5, end: Some(5) })]),
             later_partitions: false,

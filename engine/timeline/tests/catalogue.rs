@@ -114,8 +114,15 @@ async fn a_damaged_export_is_refused_before_anything_is_written() {
     let cut = lines[..lines.len() - 1].concat();
     let reordered = [&lines[..1], &lines[2..3], &lines[1..2], &lines[3..]].concat().concat();
     let without_one = [&lines[..1], &lines[2..]].concat().concat();
-    for bad in [b"".to_vec(), b"{}\n".to_vec(), b"PK\x03\x04".to_vec(), file[..file.len() / 2].to_vec(), cut, reordered, without_one]
-    {
+    for bad in [
+        b"".to_vec(),
+        b"{}\n".to_vec(),
+        b"PK\x03\x04".to_vec(),
+        file[..file.len() / 2].to_vec(),
+        cut,
+        reordered,
+        without_one,
+    ] {
         let restored = catalogue.restore(bad.as_slice()).await;
         assert!(restored.is_err(), "{:?}", String::from_utf8_lossy(&bad[..bad.len().min(60)]));
         assert_eq!(catalogue.timeline().await.unwrap().head(), 0);
