@@ -3,13 +3,11 @@
 //! Browsers claim to be each other (`Edg` also says `Chrome` and `Safari`, `Android` also says `Linux`), so a word never
 //! decides by itself: each has a rank, and the highest wins.
 
-use std::borrow::Cow;
-
 /// What a user agent tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agent<'a> {
     /// Name of the browser, app or bot.
-    pub browser: Option<Cow<'a, str>>,
+    pub browser: Option<Name<'a>>,
     /// First number of its version.
     pub major: Option<i64>,
     /// Name of the operating system.
@@ -17,6 +15,33 @@ pub struct Agent<'a> {
     /// Kind of device.
     pub class: Class,
 }
+
+/// The name of a browser.
+#[derive(Clone, Copy, Debug)]
+pub enum Name<'a> {
+    /// One that the rules know.
+    Known(&'static str),
+    /// As a bot calls itself: a part of the user agent.
+    Own(&'a str),
+}
+
+impl<'a> Name<'a> {
+    /// The name.
+    pub fn as_str(self) -> &'a str {
+        match self {
+            Self::Known(name) => name,
+            Self::Own(name) => name,
+        }
+    }
+}
+
+impl PartialEq for Name<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Name<'_> {}
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +215,7 @@ fn major(version: &str) -> Option<i64> {
 /// What the words of a user agent said.
 #[derive(Default)]
 struct Seen<'a> {
-    browser: Option<(u8, Cow<'a, str>, Option<i64>)>,
+    browser: Option<(u8, Name<'a>, Option<i64>)>,
     os: Option<(u8, &'static str)>,
     /// The number behind `Version/`: Safari's own, and old Opera's.
     version: Option<i64>,
@@ -227,8 +252,8 @@ impl<'a> Seen<'a> {
             "Safari" => self.safari = true,
             "AppleWebKit" => self.webkit = true,
             "wv" => self.webview = true,
-            "MSIE" => self.browser(rank::EXPLORER, "Internet Explorer".into(), major(next)),
-            "Trident" => self.browser(rank::EXPLORER, "Internet Explorer".into(), None),
+            "MSIE" => self.browser(rank::EXPLORER, Name::Known("Internet Explorer"), major(next)),
+            "Trident" => self.browser(rank::EXPLORER, Name::Known("Internet Explorer"), None),
             "Mini" => {
                 if let Some((rank::MADE_OF, _, known)) = &mut self.browser {
                     *known = major(version).or(*known);
@@ -246,7 +271,7 @@ impl<'a> Seen<'a> {
         if let Some((rank, name)) = product(name) {
             // `Instagram 308.0` has a space where others have a slash.
             let version = if version.is_empty() && rank == rank::APP { next } else { version };
-            self.browser(rank, name.into(), major(version));
+            self.browser(rank, Name::Known(name), major(version));
         }
         // `Windows Phone`, but no other phone.
         let phone = name == "Phone" && self.os.is_none_or(|(_, os)| os != "Windows");
@@ -259,11 +284,11 @@ impl<'a> Seen<'a> {
         let address = name.starts_with(['+', '<']) || name.starts_with("http") || name.contains('@');
         if !self.bot && !address && is_bot(name) {
             self.bot = true;
-            self.browser(rank::BOT, name.into(), major(version));
+            self.browser(rank::BOT, Name::Own(name), major(version));
         }
     }
 
-    fn browser(&mut self, rank: u8, name: Cow<'a, str>, major: Option<i64>) {
+    fn browser(&mut self, rank: u8, name: Name<'a>, major: Option<i64>) {
         match &mut self.browser {
             // The same browser by another of its names, this time with a version.
             Some((_, known, known_major)) if *known == name => *known_major = known_major.or(major),
@@ -275,26 +300,26 @@ impl<'a> Seen<'a> {
     fn decide(mut self) -> Agent<'a> {
         let os = self.os.map(|(_, os)| os);
         let ios = os == Some("iOS");
-        let below = |rank: u8, browser: &Option<(u8, Cow<'_, str>, Option<i64>)>| {
+        let below = |rank: u8, browser: &Option<(u8, Name<'_>, Option<i64>)>| {
             browser.as_ref().is_none_or(|(known, ..)| *known < rank)
         };
         if below(rank::SAFARI, &self.browser) {
             if self.safari && os == Some("Android") {
-                self.browser(rank::SAFARI, "Android Browser".into(), self.version);
+                self.browser(rank::SAFARI, Name::Known("Android Browser"), self.version);
             } else if self.safari && self.version.is_some() {
-                self.browser(rank::SAFARI, "Safari".into(), self.version);
+                self.browser(rank::SAFARI, Name::Known("Safari"), self.version);
             } else if ios && self.webkit {
-                self.browser(rank::SAFARI, "iOS WebView".into(), None);
+                self.browser(rank::SAFARI, Name::Known("iOS WebView"), None);
             }
         }
         if let Some((rank::CHROME, name, _)) = &mut self.browser
             && os == Some("Android")
             && (self.webview || self.version == Some(4))
         {
-            *name = "Android WebView".into();
+            *name = Name::Known("Android WebView");
         }
         if let Some((_, name, known)) = &mut self.browser
-            && name == "Opera"
+            && name.as_str() == "Opera"
             && *known == Some(9)
             && self.version.is_some()
         {

@@ -15,7 +15,7 @@
 
 pub mod agent;
 
-use agent::Agent;
+use agent::{Agent, Name};
 use millrace_sdk::{Col, ColMut, Event, NoConfig, Outcome, Schema, Transform};
 
 /// The columns.
@@ -46,9 +46,15 @@ impl Transform for EnrichUserAgent {
     fn transform(&self, event: &mut Event<'_>) -> Outcome {
         let Some(text) = event.get(self.user_agent) else { return Outcome::Keep };
         let Agent { browser, major, os, class } = Agent::of(text);
-        // The name of a bot is a part of the column that is read: it is copied before the event changes.
-        let browser = browser.map(|name| name.into_owned());
-        event.set_opt(self.browser, browser.as_deref());
+        match browser {
+            Some(Name::Known(name)) => event.set(self.browser, name),
+            // The name of a bot is a part of the column that is read: it is copied before the event changes.
+            Some(Name::Own(name)) => {
+                let name = name.to_owned();
+                event.set(self.browser, &name);
+            }
+            None => event.set_null(self.browser),
+        }
         event.set_opt(self.browser_major, major);
         event.set_opt(self.os, os);
         event.set(self.device_class, class.name());

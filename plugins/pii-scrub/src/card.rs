@@ -14,6 +14,9 @@ pub enum Cards {
     Off,
 }
 
+/// Digits of a hexadecimal id, at least. As many are looked at on either side of a number.
+const HEX_ID: usize = 32;
+
 /// Most characters between two digits of one number.
 const SEPARATORS_MAX: usize = 3;
 
@@ -125,9 +128,9 @@ fn in_other(text: &[u8], start: usize, end: usize) -> bool {
         return true;
     }
     let hex = |byte: &&u8| byte.is_ascii_hexdigit();
-    let before = text[..start].iter().rev().take_while(hex).count();
-    let after = text[end..].iter().take_while(hex).count();
-    before + after > 0 && end - start + before + after >= 32
+    let before = text[..start].iter().rev().take(HEX_ID).take_while(hex).count();
+    let after = text[end..].iter().take(HEX_ID).take_while(hex).count();
+    before + after > 0 && end - start + before + after >= HEX_ID
 }
 
 fn is_card(text: &[u8], length: usize, cards: Cards) -> bool {

@@ -69,6 +69,21 @@ fn encoded(text: &str, choices: &[u8]) -> String {
     text.chars().enumerate().map(one).collect()
 }
 
+/// The largest event, made of what is dearest to look at: a scan that is quadratic in any of it does not come back.
+#[test]
+fn the_worst_events_are_scanned_to_their_end() {
+    let parts =
+        ["1 ", "4111111111111111a", "a@", "a@b.c", "=+@", "\\", "%25", "\"@", "4.1", ":1", "é", "\\u0040", "4111 "];
+    for part in parts {
+        let value = part.repeat(256 * 1024 / part.len());
+        for form in [Form::Plain, Form::Json] {
+            let rules = Rules { ips: true, cards: Cards::Any, ..RULES };
+            let spans = Scratch::default().find(value.as_bytes(), form, rules, None).len();
+            assert!(spans <= value.len() / 2);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn json_stays_json(doc in document(), pretty: bool) {

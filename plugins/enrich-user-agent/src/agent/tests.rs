@@ -398,7 +398,7 @@ fn real_user_agents_are_told_apart() {
     for (text, browser, major, os, class) in TABLE {
         let agent = Agent::of(text);
         let got = (
-            agent.browser.as_deref().unwrap_or_default(),
+            agent.browser.map_or("", |name| name.as_str()),
             agent.major.unwrap_or(-1),
             agent.os.unwrap_or_default(),
             agent.class.name(),
