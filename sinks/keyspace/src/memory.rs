@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use tokio::task::yield_now;
+
 use crate::{Batch, Keyspace, KeyspaceError, PAGE_BYTES_MAX, PAGE_PAIRS_MAX, Page, Snapshot, Write};
 
 type Map = BTreeMap<Bytes, Bytes>;
@@ -23,7 +25,8 @@ pub enum Fault {
     Unavailable,
 }
 
-/// A keyspace in memory. Every batch is checked against the limits, as on any backend.
+/// A keyspace in memory. Every batch is checked against the limits, as on any backend, and other tasks get their turn at
+/// each snapshot and commit, so that a task that asks again and again starves nobody.
 #[derive(Default)]
 pub struct MemoryKeyspace {
     map: Mutex<Arc<Map>>,
@@ -69,11 +72,13 @@ fn apply(map: &mut Arc<Map>, batch: Batch) -> Result<(), KeyspaceError> {
 #[async_trait]
 impl Keyspace for MemoryKeyspace {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, KeyspaceError> {
+        yield_now().await;
         Ok(Box::new(MemorySnapshot(lock(&self.map).clone())))
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), KeyspaceError> {
         batch.check_limits()?;
+        yield_now().await;
         let fault = lock(&self.faults).pop_front().unwrap_or(Fault::Pass);
         let unknown = || KeyspaceError::Unknown("planned".to_owned());
         match fault {
