@@ -20,6 +20,58 @@ use support::{Guest, Row, batch, obedient};
 
 const ROUNDS: usize = 300;
 
+/// One instance for all calls, to see what a fresh one for each costs. It has the settings of the host that matter.
+mod reused {
+    use arrow::array::{Array, AsArray};
+    use arrow::record_batch::RecordBatch;
+    use wasmtime::component::{Component, HasSelf, Linker};
+    use wasmtime::{Config, Engine, Store};
+
+    wasmtime::component::bindgen!({ path: "../../sdk/wit", world: "transform-plugin" });
+    use millrace::transform::types::{Batch, Column, Text, Values};
+
+    struct State;
+    impl millrace::transform::host::Host for State {
+        fn log(&mut self, _: String) {}
+    }
+    impl millrace::transform::types::Host for State {}
+
+    /// A function that calls the guest with the columns of `input`.
+    pub fn caller(wasm: &[u8], input: &RecordBatch, names: &[&str]) -> wasmtime::Result<impl FnMut() + use<>> {
+        let mut config = Config::new();
+        config
+            .consume_fuel(true)
+            .epoch_interruption(true)
+            .cranelift_nan_canonicalization(true)
+            .concurrency_support(false);
+        let engine = Engine::new(&config)?;
+        let mut linker = Linker::new(&engine);
+        TransformPlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state)?;
+        let mut store = Store::new(&engine, State);
+        store.set_fuel(u64::MAX)?;
+        store.set_epoch_deadline(1);
+        let plugin = TransformPlugin::instantiate(&mut store, &Component::new(&engine, wasm)?, &linker)?;
+        let columns = names.iter().filter_map(|name| input.column_by_name(name)?.as_string_opt::<i32>());
+        let columns = columns
+            .map(|text| Column {
+                values: Values::Text(Text {
+                    offsets: text.value_offsets().iter().map(|o| (o - text.value_offsets()[0]) as u32).collect(),
+                    bytes: text.value_data()[..text.value_offsets()[text.len()] as usize].to_vec(),
+                }),
+                validity: text
+                    .nulls()
+                    .map(|nulls| nulls.inner().sliced().as_slice()[..text.len().div_ceil(8)].to_vec()),
+            })
+            .collect();
+        let batch = Batch { rows: input.num_rows() as u32, columns };
+        Ok(move || {
+            if let Err(error) = plugin.call_transform(&mut store, &batch) {
+                panic!("{error:#}");
+            }
+        })
+    }
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let host = PluginHost::new(HostOptions::default())?;
     let rows: Vec<Row> = (0..4_096)
@@ -54,6 +106,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let over = |chain: &Chain| best(|| run(chain, &input)).saturating_sub(frame);
         show("fresh instance, no column", over(&unread));
         show("empty guest reading two columns", over(&empty));
+        // It forgets its memory at the end of each call, as an instance that lives on must.
+        let forgets =
+            Guest { transform: "(global.set $heap (global.get $HEAP)) (global.get $OUT)".to_owned(), ..two.clone() };
+        let fresh = best(|| run(&empty, &input)).saturating_sub(frame);
+        let reused = best(reused::caller(&forgets.wasm(), &input, &["event", "user_id"])?);
+        show("the same in an instance that is reused", reused);
+        println!(
+            "{:<44} {events:>8} {:>11.1}x",
+            "ratio of fresh to reused",
+            fresh.as_secs_f64() / reused.as_secs_f64()
+        );
         let guest = show("guest that rebuilds a column and adds one", over(&working));
         let native = show("the same in native code", best(|| native(&input)));
         println!("{:<44} {events:>8} {:>11.1}x", "ratio to native", guest / native);

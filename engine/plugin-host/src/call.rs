@@ -1,7 +1,7 @@
 //! One call of a plugin: a fresh instance, `describe`, `transform`, and what its failure means.
 
 use wasmtime::component::{ComponentExportIndex, Instance, InstancePre};
-use wasmtime::{ResourceLimiter, Store, Trap};
+use wasmtime::{ResourceLimiter, Store, Trap, WasmBacktrace};
 
 use crate::abi;
 use crate::host::{PluginHost, TICKS_PER_BACKSTOP};
@@ -266,7 +266,12 @@ fn classify(error: &wasmtime::Error) -> CallFailure {
         // Lists out of the guest's memory, tags of no variant, text that is not UTF-8, pointers that are not aligned.
         HostCode::BadOutput
     };
-    CallFailure::Guest(code, bounded(format!("{error:#}")))
+    // The reason first: the names of a deep stack would push it out.
+    let message = match error.downcast_ref::<WasmBacktrace>() {
+        Some(backtrace) => format!("{}\n{backtrace}", error.root_cause()),
+        None => format!("{error:#}"),
+    };
+    CallFailure::Guest(code, bounded(message))
 }
 
 /// A guest that panics says why by its log: the last lines go to the message.

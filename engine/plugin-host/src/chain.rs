@@ -1,5 +1,6 @@
 //! A chain of steps: type-checked when it is built, then run over batches.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -22,7 +23,7 @@ pub const STEPS_MAX: usize = 64;
 pub const ADDED_COLUMNS_MAX: usize = 256;
 
 /// One step, as a revision pins it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StepSpec {
     /// What runs.
     pub plugin: Plugin,
@@ -30,6 +31,13 @@ pub struct StepSpec {
     pub config: String,
     /// Its limits.
     pub limits: Limits,
+}
+
+impl fmt::Debug for StepSpec {
+    /// Leaves the configuration out: secrets are filled in by now.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepSpec").field("plugin", &self.plugin).field("limits", &self.limits).finish_non_exhaustive()
+    }
 }
 
 /// A chain that is known to fit together. It runs on any number of threads at once.

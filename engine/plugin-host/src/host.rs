@@ -198,9 +198,14 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<CallState>> {
     linker.instance(HOST_INTERFACE)?.func_wrap(
         "log",
         |mut store: StoreContextMut<'_, CallState>, (message,): (WasmStr,)| {
-            // Nothing is copied for a line that has no place any more.
-            if store.data().log_room() > 0 {
-                let line = message.to_str(&store)?.into_owned();
+            // Whatever is in the line, the call goes on: whether there is still room for it depends on the rows beside
+            // this one, and those must not decide anything.
+            let room = store.data().log_room();
+            if room > 0 {
+                let line = match message.to_str(&store) {
+                    Ok(text) => text[..text.floor_char_boundary(room)].to_owned(),
+                    Err(_) => "(a line that is not valid text)".to_owned(),
+                };
                 store.data_mut().log(line);
             }
             Ok(())

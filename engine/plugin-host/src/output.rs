@@ -1,8 +1,13 @@
 //! What a chain made of a batch.
 
+use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
+use millrace_rows::canonical::RowEncoder;
+use millrace_rows::schema::OFFSET;
 
 /// Name of the host's own checks after the last step, where a dead letter names a step.
 pub const CHECK_STEP: &str = "check";
@@ -33,6 +38,86 @@ impl ChainOutput {
     }
 }
 
+/// Where two outputs of the same records are not the same: some plugin lets rows depend on the rows beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Difference {
+    /// The rows differ, first at this offset; `None` where a column is missing or of another type.
+    #[error("rows differ at offset {0:?}")]
+    Rows(Option<u64>),
+    /// Not the same records are dead letters, or not for the same reason; the first at this offset.
+    #[error("dead letters differ at offset {0}")]
+    Dead(u64),
+    /// Not as many records were dropped at a step under a code.
+    #[error("dropped records differ")]
+    Dropped,
+}
+
+impl ChainOutput {
+    /// Compares this output with those of a split of the same batch, in order: rows by their canonical form, dead letters
+    /// and dropped records. What a run costs and logs may differ.
+    ///
+    /// # Errors
+    /// The first [`Difference`].
+    pub fn check_same(&self, parts: &[ChainOutput]) -> Result<(), Difference> {
+        let mut dead = self.dead.iter();
+        for theirs in parts.iter().flat_map(|part| &part.dead) {
+            match dead.next() {
+                Some(ours) if ours == theirs => {}
+                Some(ours) => return Err(Difference::Dead(ours.offset.min(theirs.offset))),
+                None => return Err(Difference::Dead(theirs.offset)),
+            }
+        }
+        if let Some(ours) = dead.next() {
+            return Err(Difference::Dead(ours.offset));
+        }
+        let mut dropped: Vec<Dropped> = Vec::new();
+        for theirs in parts.iter().flat_map(|part| &part.dropped) {
+            add_dropped(&mut dropped, &theirs.step, &theirs.code, theirs.records);
+        }
+        dropped.sort_by(|a, b| (&a.step, &a.code).cmp(&(&b.step, &b.code)));
+        if dropped != self.dropped {
+            return Err(Difference::Dropped);
+        }
+        self.same_rows(parts)
+    }
+
+    fn same_rows(&self, parts: &[ChainOutput]) -> Result<(), Difference> {
+        let encoder = |rows| RowEncoder::new(rows).map_err(|_| Difference::Rows(None));
+        let offset = |rows: &RecordBatch, row: usize| {
+            let offsets = rows.column_by_name(OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
+            Difference::Rows(offsets.map(|offsets| offsets.value(row) as u64))
+        };
+        let ours = encoder(&self.rows)?;
+        let (mut at, mut left, mut right) = (0, Vec::new(), Vec::new());
+        for part in parts {
+            let theirs = encoder(&part.rows)?;
+            for row in 0..part.rows.num_rows() {
+                if at == self.rows.num_rows() {
+                    return Err(offset(&part.rows, row));
+                }
+                left.clear();
+                right.clear();
+                ours.encode(at, &mut left);
+                theirs.encode(row, &mut right);
+                if left != right {
+                    return Err(offset(&self.rows, at));
+                }
+                at += 1;
+            }
+        }
+        if at < self.rows.num_rows() { Err(offset(&self.rows, at)) } else { Ok(()) }
+    }
+}
+
+/// Counts dropped records under their step and code.
+pub(crate) fn add_dropped(dropped: &mut Vec<Dropped>, step: &Arc<str>, code: &Arc<str>, records: u64) {
+    match dropped.iter_mut().find(|d| d.step == *step && d.code == *code) {
+        Some(dropped) => dropped.records += records,
+        None => dropped.push(Dropped { step: step.clone(), code: code.clone(), records }),
+    }
+}
+
 /// A record that reaches no store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dead {
@@ -57,7 +142,7 @@ pub struct Dropped {
 
 /// Why a row ended in a trap, an error or a limit. The message is the guest's and may hold personal data: show it only
 /// where raw data may be read, and never keep it for long.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Failure {
     /// Offset of the record.
     pub offset: u64,
@@ -69,8 +154,20 @@ pub struct Failure {
     pub message: String,
 }
 
+impl fmt::Debug for Failure {
+    /// Leaves the message out, so that it is in no log by accident.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, step, code, message: _ } = self;
+        f.debug_struct("Failure")
+            .field("offset", offset)
+            .field("step", step)
+            .field("code", code)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A line that a plugin logged. Protected like [`Failure::message`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LogLine {
     /// `name@version` of the step.
     pub step: Arc<str>,
@@ -78,6 +175,14 @@ pub struct LogLine {
     pub offset: u64,
     /// The line.
     pub line: String,
+}
+
+impl fmt::Debug for LogLine {
+    /// Leaves the line out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, offset, line: _ } = self;
+        f.debug_struct("LogLine").field("step", step).field("offset", offset).finish_non_exhaustive()
+    }
 }
 
 /// What one step cost in one batch. Calls, fuel and time depend on the batch; rows do not.

@@ -21,7 +21,7 @@ use crate::chain::Step;
 use crate::error::ChainStop;
 use crate::lift::{self, Checked};
 use crate::lower::{self, PlainColumn};
-use crate::output::{CHECK_STEP, ChainOutput, Dead, Dropped, Failure, LogLine, StepStats};
+use crate::output::{CHECK_STEP, ChainOutput, Dead, Dropped, Failure, LogLine, StepStats, add_dropped};
 
 /// Most log lines kept of one batch.
 pub const LOG_LINES_MAX: usize = 256;
@@ -277,12 +277,7 @@ impl Run {
             match fate {
                 None => {}
                 Some(Fate { dead: true, step, code }) => dead.push(Dead { offset: *offset as u64, step, code }),
-                Some(Fate { dead: false, step, code }) => {
-                    match dropped.iter_mut().find(|d| d.step == step && d.code == code) {
-                        Some(dropped) => dropped.records += 1,
-                        None => dropped.push(Dropped { step, code, records: 1 }),
-                    }
-                }
+                Some(Fate { dead: false, step, code }) => add_dropped(&mut dropped, &step, &code, 1),
             }
         }
         dropped.sort_by(|a, b| (&a.step, &a.code).cmp(&(&b.step, &b.code)));

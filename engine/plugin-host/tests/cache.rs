@@ -11,7 +11,8 @@ use millrace_plugin_host::{HostOptions, Limits, LoadError, PluginHost};
 use support::{Guest, obedient};
 
 fn host(dir: &Path, bytes_max: u64) -> PluginHost {
-    let options = HostOptions { cache_dir: Some(dir.join("aot")), cache_bytes_max: bytes_max, ..HostOptions::default() };
+    let options =
+        HostOptions { cache_dir: Some(dir.join("aot")), cache_bytes_max: bytes_max, ..HostOptions::default() };
     PluginHost::new(options).unwrap()
 }
 

@@ -1,6 +1,8 @@
 //! Guests that attack the host or break the contract: each is refused or contained, with the right code and words, and
 //! the host goes on.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
+
 mod support;
 
 use std::time::Duration;
@@ -47,7 +49,8 @@ fn loops_memory_and_recursion_end_at_their_limits() {
     let message = all_dead(&host, &always("(loop $ever (br $ever)) (unreachable)"), &small(), "out_of_fuel");
     assert!(message[0].contains("all fuel consumed"), "{message:?}");
     // memory.fill costs fuel by the byte, or this would take hours.
-    let fill = always("(loop $ever (memory.fill (i32.const 0) (i32.const 0) (i32.const 131072)) (br $ever)) (unreachable)");
+    let fill =
+        always("(loop $ever (memory.fill (i32.const 0) (i32.const 0) (i32.const 131072)) (br $ever)) (unreachable)");
     all_dead(&host, &fill, &small(), "out_of_fuel");
     let grow = always("(loop $ever (drop (call $alloc (i32.const 65536) (i32.const 1))) (br $ever)) (unreachable)");
     let message = all_dead(&host, &grow, &small(), "out_of_memory");
@@ -142,8 +145,12 @@ fn unsound_columns_and_accounts_are_bad_output() {
     let number = "(i32.add (local.get $rows) (i32.const 1))";
     // Offsets that end before the bytes do; too few offsets; not aligned; past the memory.
     assert!(bad(&adds_text(text_column(fresh, number, "(i32.const 0)", "(i32.const 5)"))).contains("rise"));
-    assert!(bad(&adds_text(text_column(fresh, "(local.get $rows)", "(i32.const 0)", "(i32.const 0)"))).contains("offsets"));
-    assert!(bad(&adds_text(text_column("(i32.const 1025)", number, "(i32.const 0)", "(i32.const 0)"))).contains("aligned"));
+    assert!(
+        bad(&adds_text(text_column(fresh, "(local.get $rows)", "(i32.const 0)", "(i32.const 0)"))).contains("offsets")
+    );
+    assert!(
+        bad(&adds_text(text_column("(i32.const 1025)", number, "(i32.const 0)", "(i32.const 0)"))).contains("aligned")
+    );
     let past = adds_text(text_column("(i32.const 0x7ffffff0)", number, "(i32.const 0)", "(i32.const 0)"));
     assert!(bad(&past).contains("out of bounds"));
     // One byte 0xff in the last row.
@@ -203,6 +210,14 @@ fn logs_are_bounded_and_reach_only_protected_text() {
     let last_words = always("(call $log (i32.const 1024) (i32.const 5)) (unreachable)");
     let message = all_dead(&host, &last_words, &small(), "trap");
     assert!(message[0].starts_with("guest\n") && message[0].len() <= 1024, "{message:?}");
+    // Text that is not UTF-8 ends nothing, whether there is room for the line or not.
+    let binary =
+        always("(i32.store8 (i32.const 8) (i32.const 255)) (call $log (i32.const 8) (i32.const 1)) (global.get $OUT)");
+    for log_lines in [0, 32] {
+        let limits = Limits { log_lines, ..small() };
+        let output = chain(&host, std::slice::from_ref(&binary), &limits).run(three()).unwrap();
+        assert_eq!((output.rows.num_rows(), output.logs.len()), (3, log_lines.min(1) as usize));
+    }
     // A line outside of the memory is the guest's own trap.
     all_dead(&host, &always("(call $log (i32.const -16) (i32.const 64)) (unreachable)"), &small(), "bad_output");
 }
@@ -213,10 +228,7 @@ fn only_the_bad_row_is_dead_and_with_its_own_code() {
     let chain = chain(&host, &[obedient("a", "event", "a_len")], &small());
     let output = run_words(&chain, &["x", "t", "y", "e", "l", "m", "f", "d", "2"]);
     let dead: Vec<_> = output.dead.iter().map(|dead| (dead.offset, &*dead.code)).collect();
-    assert_eq!(
-        dead,
-        [(1, "trap"), (3, "guest_error"), (4, "out_of_fuel"), (5, "out_of_memory"), (6, "told_to_fail")]
-    );
+    assert_eq!(dead, [(1, "trap"), (3, "guest_error"), (4, "out_of_fuel"), (5, "out_of_memory"), (6, "told_to_fail")]);
     assert_eq!((output.rows.num_rows(), output.dropped_records()), (4, 1));
     assert_eq!((&*output.dropped[0].step, &*output.dropped[0].code), ("a@1.0.0", "told_to_drop"));
     assert_eq!(output.failures.len(), 4, "a declared failure has no free text");
@@ -254,9 +266,8 @@ fn a_broken_plugin_stops_the_chain_and_decides_nothing() {
     let options = HostOptions { bad_rows_max: 3, concurrent_calls: 1, ..HostOptions::default() };
     let host = PluginHost::new(options).unwrap();
     let chain = chain(&host, &[obedient("a", "event", "a_len"), obedient("b", "type", "b_len")], &small());
-    let rows = |bad: usize| -> Vec<Row> {
-        (0..10).map(|n| Row::new(n, if (n as usize) < bad { "t" } else { "x" })).collect()
-    };
+    let rows =
+        |bad: usize| -> Vec<Row> { (0..10).map(|n| Row::new(n, if (n as usize) < bad { "t" } else { "x" })).collect() };
     assert_eq!(chain.run(batch(&rows(3))).unwrap().dead.len(), 3);
     match chain.run(batch(&rows(4))) {
         Err(ChainStop::TooManyBadRows { step, max: 3, failures }) => {
@@ -299,7 +310,8 @@ fn files_that_are_no_plugin_are_refused_in_words() {
     assert!(matches!(small.load(&good), Err(LoadError::TooLarge { max: 100, .. })));
     let memory64 = Guest { items: "(memory $other i64 1)".to_owned(), ..Guest::default() };
     assert!(matches!(refused(&memory64.wasm()), LoadError::Invalid(_)));
-    let threads = Guest::default().wat().replacen("(memory (export \"memory\") 2)", "(memory (export \"memory\") 2 3 shared)", 1);
+    let threads =
+        Guest::default().wat().replacen("(memory (export \"memory\") 2)", "(memory (export \"memory\") 2 3 shared)", 1);
     assert!(host.load(&wat::parse_str(threads.replace("(memory 2)", "(memory 2 3 shared)")).unwrap()).is_err());
     // More memory from the start than the pool has.
     let huge = Guest { pages: 20_000, ..Guest::default() };
@@ -331,7 +343,8 @@ fn imports_and_exports_are_those_of_the_world() {
         }
     }
     let wat = Guest::default().wat();
-    let renamed = wat.replace(r#"(func (export "transform") (param "batch""#, r#"(func (export "convert") (param "batch""#);
+    let renamed =
+        wat.replace(r#"(func (export "transform") (param "batch""#, r#"(func (export "convert") (param "batch""#);
     let error = host.load(&wat::parse_str(renamed).unwrap()).unwrap_err();
     assert!(error.to_string().contains("does not export the function \"transform\""), "{error}");
     let other = wat.replace(r#"(param "config" string)"#, r#"(param "config" (list u8))"#);
@@ -404,7 +417,10 @@ fn describe_is_held_to_the_same_rules() {
     let named = Guest { name: "Not A Name", ..Guest::default() };
     assert!(matches!(described(&named), Err(ManifestError::Invalid(_))));
     let manifest = described(&obedient("a", "event", "a_len")).unwrap();
-    assert_eq!((manifest.reads, manifest.codes), (vec!["event".into(), "user_id".into()], vec!["told_to_fail".into(), "told_to_drop".into()]));
+    assert_eq!(
+        (manifest.reads, manifest.codes),
+        (vec!["event".into(), "user_id".into()], vec!["told_to_fail".into(), "told_to_drop".into()])
+    );
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! What a record becomes depends on that record alone: a chain run over any split of a batch gives, put together, what it
 //! gives over the whole.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
+
 mod support;
 
 use arrow::array::AsArray;
 use arrow::compute::concat_batches;
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
-use millrace_plugin_host::{Chain, ChainOutput, Dead, Limits};
+use millrace_plugin_host::{Chain, ChainOutput, Dead, Difference, Limits};
+use millrace_rows::ColumnType;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use support::{Row, batch, chain, host, obedient};
+use support::{Guest, Row, batch, chain, host, obedient};
 
 /// Words that the guest obeys, with how often they come up in a hundred rows.
 const WORDS: [(&str, u32); 7] = [("t", 2), ("e", 1), ("f", 4), ("d", 8), ("2", 6), ("3", 3), ("m", 1)];
@@ -131,8 +134,58 @@ fn any_split_gives_what_the_whole_gives() {
                 start += length;
             }
             assert_eq!(put_together(&chain, &outputs), expected);
+            assert_eq!(chain.run(whole.clone()).unwrap().check_same(&outputs), Ok(()));
         }
     }
+}
+
+#[test]
+fn a_plugin_that_looks_at_its_neighbours_is_found() {
+    let host = host();
+    // Adds the number of rows of the call.
+    let nosy = Guest {
+        adds: vec![("rows", ColumnType::Int64)],
+        locals: "(local $at i32) (local $i i32)",
+        transform: "
+            (local.set $at (call $alloc (i32.shl (local.get $rows) (i32.const 3)) (i32.const 8)))
+            (loop $next
+              (i64.store (i32.add (local.get $at) (i32.shl (local.get $i) (i32.const 3)))
+                (i64.extend_i32_u (local.get $rows)))
+              (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (local.get $rows))))
+            (i32.store8 (global.get $COLUMNS) (i32.const 1))
+            (i32.store8 offset=4 (global.get $COLUMNS) (i32.const 1))
+            (i32.store offset=8 (global.get $COLUMNS) (local.get $at))
+            (i32.store offset=12 (global.get $COLUMNS) (local.get $rows))
+            (global.get $OUT)"
+            .to_owned(),
+        ..Guest::default()
+    };
+    let chain = chain(&host, &[nosy], &Limits::default());
+    let rows: Vec<Row> = (20..30).map(|n| Row::new(n, "x")).collect();
+    let whole = batch(&rows);
+    let output = chain.run(whole.clone()).unwrap();
+    let parts: Vec<_> = [(0, 4), (4, 6)].map(|(at, n)| chain.run(whole.slice(at, n)).unwrap()).into();
+    assert_eq!(output.check_same(&parts), Err(Difference::Rows(Some(20))));
+    assert_eq!(output.check_same(std::slice::from_ref(&output)), Ok(()));
+    assert_eq!(parts[0].check_same(&[]), Err(Difference::Rows(Some(20))));
+}
+
+#[test]
+fn each_kind_of_difference_is_told() {
+    let host = host();
+    let chain = chain(&host, &[obedient("a", "event", "a_len")], &Limits::default());
+    let run = |words: &[&str]| {
+        let rows: Vec<Row> = words.iter().zip(5..).map(|(word, offset)| Row::new(offset, word)).collect();
+        chain.run(batch(&rows)).unwrap()
+    };
+    let base = run(&["x", "f", "d", "y"]);
+    assert_eq!(base.check_same(&[run(&["x", "f", "d", "y"])]), Ok(()));
+    assert_eq!(base.check_same(&[run(&["x", "t", "d", "y"])]), Err(Difference::Dead(6)));
+    assert_eq!(base.check_same(&[run(&["f", "f", "d", "y"])]), Err(Difference::Dead(5)));
+    assert_eq!(base.check_same(&[run(&["x", "y", "d", "y"])]), Err(Difference::Dead(6)));
+    assert_eq!(base.check_same(&[run(&["x", "f", "d", "d"])]), Err(Difference::Dropped));
+    assert_eq!(base.check_same(&[run(&["x", "f", "d", "yy"])]), Err(Difference::Rows(Some(8))));
+    assert_eq!(base.check_same(&[run(&["x", "f", "d", "y", "z"])]), Err(Difference::Rows(Some(9))));
 }
 
 /// No value moved to another row, neither those the guests returned nor those they never saw.

@@ -2,6 +2,7 @@
 //! let them; and batches to run them on.
 
 #![allow(dead_code, missing_docs, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -150,7 +151,7 @@ impl Guest {
   {imports}
   (core module $libc
     (memory (export "memory") {pages})
-    (global $heap (mut i32) (i32.const {heap}))
+    (global $heap (export "heap") (mut i32) (i32.const {heap}))
     (func $alloc (export "alloc") (param $size i32) (param $align i32) (result i32)
       (local $at i32) (local $end i32)
       (local.set $at (i32.and
@@ -170,7 +171,9 @@ impl Guest {
   (core module $main
     (import "libc" "memory" (memory {pages}))
     (import "libc" "alloc" (func $alloc (param i32 i32) (result i32)))
+    (import "libc" "heap" (global $heap (mut i32)))
     (import "host" "log" (func $log (param i32 i32)))
+    (global $HEAP i32 (i32.const {heap}))
     (global $OUT i32 (i32.const {out}))
     (global $COLUMNS i32 (i32.const {columns}))
     (data (i32.const {base}) "{data}")
