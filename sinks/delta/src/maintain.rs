@@ -3,7 +3,7 @@
 //! A failure here is logged and counted and fails no commit. Several processes may maintain one table: a checkpoint of a
 //! version is the same whoever writes it, and what one removes the other finds gone.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -36,6 +36,8 @@ struct Inner {
     running: tokio::sync::Mutex<()>,
     /// Version of the newest checkpoint known of, plus one; 0 is none.
     checkpoint: AtomicU64,
+    /// After a failure, no checkpoint is started beside commits before this version.
+    not_before: AtomicU64,
     counts: Counters,
 }
 
@@ -79,6 +81,7 @@ impl Maintainer {
             orphan_age: options.orphan_age,
             running: tokio::sync::Mutex::new(()),
             checkpoint: AtomicU64::new(0),
+            not_before: AtomicU64::new(0),
             counts: Counters::default(),
         }))
     }
@@ -117,10 +120,17 @@ impl Maintainer {
         self.counted(done.await)
     }
 
-    /// A checkpoint and log clean-up, unless a run is under way.
-    pub(crate) async fn run_beside_commits(&self) {
-        if let Ok(_running) = self.0.running.try_lock() {
-            let _ = self.counted(self.checkpoint_if_due().await);
+    /// Whether a commit that made `version` should start [`Self::run_beside_commits`].
+    pub(crate) fn is_wanted(&self, version: u64) -> bool {
+        self.is_checkpoint_due(version) && version >= self.0.not_before.load(Ordering::Relaxed)
+    }
+
+    /// A checkpoint and log clean-up, unless a run is under way. After a failure the next try is some commits later.
+    pub(crate) async fn run_beside_commits(&self, version: u64) {
+        if let Ok(_running) = self.0.running.try_lock()
+            && self.counted(self.checkpoint_if_due().await).is_err()
+        {
+            self.0.not_before.store(version + self.0.checkpoint_every.div_ceil(10), Ordering::Relaxed);
         }
     }
 
@@ -180,13 +190,13 @@ impl Maintainer {
                     for column in batch.columns() {
                         let paths = column.as_struct().column(0).as_string::<i32>();
                         for row in (0..batch.num_rows()).filter(|row| column.is_valid(*row) && paths.is_valid(*row)) {
-                            candidates.remove(paths.value(row));
+                            candidates.remove(file_name(paths.value(row)));
                         }
                     }
                 })
                 .await?;
             let store = table.log_store.object_store(None);
-            for path in orphans {
+            for path in orphans.into_values() {
                 match store.delete(&Path::from(path.as_str())).await {
                     Ok(()) => removed += 1,
                     Err(object_store::Error::NotFound { .. }) => {}
@@ -207,16 +217,23 @@ impl Maintainer {
         Ok(removed)
     }
 
-    async fn old_data_files(&self, before: DateTime<Utc>) -> Result<HashSet<String>, StoreError> {
+    /// Paths of old data files by their names.
+    async fn old_data_files(&self, before: DateTime<Utc>) -> Result<HashMap<String, String>, StoreError> {
         let store = self.0.table.log_store.object_store(None);
-        let listed = store.list(None).try_fold(HashSet::new(), async |mut found, file| {
+        let listed = store.list(None).try_fold(HashMap::new(), async |mut found, file| {
             if file.last_modified < before && is_data_file(&file.location) {
-                found.insert(file.location.to_string());
+                found.insert(file_name(file.location.as_ref()).to_owned(), file.location.to_string());
             }
             Ok(found)
         });
         listed.await.map_err(|error| unavailable(format!("listing the table: {error}")))
     }
+}
+
+/// The last segment of a path. Ours are unique and have no character that is ever escaped: other writers of the log may
+/// spell the rest of a path in another way (escaped, absolute) and mean the same file.
+fn file_name(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
 
 /// Whether a path is one that this crate gives a data file: `event_date=…/millrace-<partition>-<uuid>.parquet`.
@@ -249,5 +266,6 @@ mod tests {
         ] {
             assert!(!is_data_file(&Path::from(other.as_str())), "{other}");
         }
+        assert_eq!(file_name("file:///t/event_date%3D2026-11-03/millrace-1-x.parquet"), "millrace-1-x.parquet");
     }
 }

@@ -313,11 +313,11 @@ impl DeltaStore {
 
     fn start_maintenance(&self) {
         if let (true, Some(position)) = (self.background_maintenance, &self.position)
-            && self.maintainer.is_checkpoint_due(position.view.version)
+            && self.maintainer.is_wanted(position.view.version)
         {
-            let maintainer = self.maintainer.clone();
+            let (maintainer, version) = (self.maintainer.clone(), position.view.version);
             // Failures are counted and logged by the maintainer.
-            tokio::spawn(async move { maintainer.run_beside_commits().await });
+            tokio::spawn(async move { maintainer.run_beside_commits(version).await });
         }
     }
 }

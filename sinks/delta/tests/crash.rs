@@ -156,18 +156,20 @@ async fn a_disk_that_is_full_for_a_while_harms_nothing() {
 async fn a_checkpoint_that_fails_is_counted_and_no_commit_fails() {
     let _scenario = FailScenario::setup();
     let directory = tempfile::tempdir().unwrap();
-    let options = Options { checkpoint_every: 2, ..options() };
+    let options = Options { checkpoint_every: 2, background_maintenance: true, ..options() };
     let mut store = open_with(directory.path(), options).await;
-    fail::cfg("delta::maintain::fail", "return").unwrap();
-    store.stage(slice(0, 0, 5, 1)).await.unwrap();
-    store.commit().await.unwrap();
     let maintainer = store.maintainer();
+    fail::cfg("delta::maintain::fail", "return").unwrap();
+    for n in 0..4 {
+        store.stage(slice(0, n * 5, 5, 1)).await.unwrap();
+        store.commit().await.unwrap();
+    }
     assert!(maintainer.run().await.is_err());
-    assert_eq!(maintainer.counts().failures, 1);
-    store.stage(slice(0, 5, 5, 1)).await.unwrap();
-    store.commit().await.unwrap();
+    let counts = maintainer.counts();
+    assert!(counts.failures >= 1 && counts.checkpoints == 0, "{counts:?}");
     fail::remove("delta::maintain::fail");
-    assert_eq!(maintainer.run().await.unwrap().checkpoint, Some(2));
+    assert_eq!(maintainer.run().await.unwrap().checkpoint, Some(4));
+    assert_eq!(store.load().await.unwrap().cursors[&0], cursor(20));
 }
 
 /// A file system of a few megabytes, while it lives.

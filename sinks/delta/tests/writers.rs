@@ -233,13 +233,20 @@ async fn an_old_view_looks_at_the_table_again_before_it_commits() {
 async fn writers_that_create_the_table_at_once_make_one() {
     for _ in 0..10 {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("new");
+        let path = directory.path().join("a new/täble");
         let (one, two) = tokio::join!(
             DeltaStore::open(path.to_str().unwrap(), options()),
             DeltaStore::open(path.to_str().unwrap(), options())
         );
-        assert!(one.is_ok() && two.is_ok());
+        let (mut one, mut two) = (one.unwrap(), two.unwrap());
         assert_eq!(entries(&path), ["00000000000000000000.json"]);
+        for (partition, writer) in [&mut one, &mut two].into_iter().enumerate() {
+            writer.load().await.unwrap();
+            writer.stage(slice(partition as u32, 0, 3, 1)).await.unwrap();
+            writer.commit().await.unwrap();
+        }
+        assert_eq!(read_table(&one.reader()).await, expected(&[slice(0, 0, 3, 1), slice(1, 0, 3, 1)]));
+        assert_eq!(data_files(&path).len(), 2, "beside the log, whatever the characters of the path");
     }
 }
 
