@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use common::{Audit, PATIENCE, event};
-use millrace_pipeline::engine::{Engine, EngineOptions};
+use millrace_pipeline::engine::Engine;
 use millrace_pipeline::ingest::{Envelope, NewEvent};
 use millrace_rows::{Job, Slice, Store, StoreError, StoreState};
 use tokio::sync::watch;
@@ -72,7 +72,7 @@ async fn wait_for(engine: &Engine, store: &str) {
 
 async fn stalled_store_does_not_hold_up(stalled: &'static str, other: &'static str) {
     let dir = tempfile::tempdir().unwrap();
-    let mut options = EngineOptions::at(dir.path());
+    let mut options = common::options(dir.path());
     options.delta_commit.age = std::time::Duration::from_millis(20);
     // The other store must not live on a cache that the stalled one fills.
     options.processor.cache_bytes = 1024 * 1024;
@@ -116,7 +116,7 @@ async fn delta_goes_on_while_history_stands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slice_is_computed_once_for_both_stores() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = Engine::open(EngineOptions::at(dir.path())).await.unwrap();
+    let engine = Engine::open(common::options(dir.path())).await.unwrap();
     for round in 0..20 {
         send(&engine, round).await;
     }

@@ -115,6 +115,7 @@ pub struct Pipeline {
     pub cache_bytes: u64,
     pub concurrency: usize,
     pub bad_rows_max: usize,
+    pub compiled_dir: Option<PathBuf>,
     pub failure_rate_max: f64,
     pub steps: Option<Vec<Step>>,
 }
@@ -128,6 +129,7 @@ impl Default for Pipeline {
             cache_bytes: options.cache_bytes,
             concurrency: options.concurrency,
             bad_rows_max: 64,
+            compiled_dir: None,
             failure_rate_max: options.failure_rate_max,
             steps: None,
         }
@@ -295,7 +297,11 @@ impl Config {
                 dedup_events: self.ingest.dedup_events,
                 in_flight_bytes: self.ingest.in_flight_bytes_max,
             },
-            host: millrace_plugin_host::HostOptions { bad_rows_max: self.pipeline.bad_rows_max, ..Default::default() },
+            host: millrace_plugin_host::HostOptions {
+                bad_rows_max: self.pipeline.bad_rows_max,
+                cache_dir: self.pipeline.compiled_dir.clone(),
+                ..Default::default()
+            },
             pipeline,
             clock,
         })

@@ -40,6 +40,7 @@ impl Server {
             .arg(data_dir)
             .env("FAILPOINTS", failpoints)
             .env("MILLRACE_DELTA__COMMIT_AGE", "200ms")
+            .env("MILLRACE_PIPELINE__COMPILED_DIR", compiled_dir())
             .current_dir(data_dir)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -131,6 +132,18 @@ pub fn answer(sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Re
     Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
 }
 
+/// Compiled plugins, shared by all tests of a build: compiling them anew would be most of their time.
+pub fn compiled_dir() -> std::path::PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("aot")
+}
+
+/// An engine's options with compiled plugins at hand.
+pub fn options(data_dir: &Path) -> EngineOptions {
+    let mut options = EngineOptions::at(data_dir);
+    options.host.cache_dir = Some(compiled_dir());
+    options
+}
+
 /// An event as an SDK sends it.
 pub fn event(id: &str, device: &str, number: u64) -> Value {
     json!({
@@ -168,7 +181,7 @@ impl Audit {
     pub fn of(data_dir: &Path) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
         runtime.block_on(async {
-            let engine = Engine::open(EngineOptions::at(data_dir)).await.expect("the engine opens");
+            let engine = Engine::open(options(data_dir)).await.expect("the engine opens");
             let audit = Self::of_engine(&engine).await;
             engine.stop().await.expect("the engine stops");
             audit

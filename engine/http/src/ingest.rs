@@ -7,11 +7,12 @@
 use std::io::Read as _;
 
 use axum::Json;
-use axum::body::to_bytes;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
 use millrace_decode::split_batch;
 use millrace_pipeline::ingest::{Accepted, Envelope, IngestError, NewEvent};
 use serde_json::{Value, json};
@@ -31,6 +32,8 @@ pub(crate) const KINDS: &[(&str, &[&str])] = &[
 
 /// Most bad events that an answer names one by one.
 const REJECTED_NAMED_MAX: usize = 20;
+/// Bytes past the limit that are read of a body that is too large.
+const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// `POST /v1/batch`.
 pub(crate) async fn batch(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
@@ -103,7 +106,7 @@ fn answer(results: &[Result<Accepted, IngestError>]) -> Result<Response, ApiErro
 /// The body, decompressed, within `limit_bytes`.
 async fn read_body(request: Request, limit_bytes: usize) -> Result<Bytes, ApiError> {
     let gzip = is_gzip(request.headers())?;
-    let body = to_bytes(request.into_body(), limit_bytes).await.map_err(|error| body_error(&error, limit_bytes))?;
+    let body = collect(request.into_body(), limit_bytes).await?;
     if !gzip {
         return Ok(body);
     }
@@ -116,15 +119,26 @@ async fn read_body(request: Request, limit_bytes: usize) -> Result<Bytes, ApiErr
     if inflated.len() > limit_bytes { Err(ApiError::too_large(limit_bytes)) } else { Ok(inflated.into()) }
 }
 
-fn body_error(error: &axum::Error, limit_bytes: usize) -> ApiError {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if cause.to_string().contains("length limit exceeded") {
-            return ApiError::too_large(limit_bytes);
+/// Reads a body of at most `limit_bytes`. Of a larger one some more is read and thrown away: a client that is still
+/// sending when the connection closes never sees the answer that says why.
+async fn collect(body: Body, limit_bytes: usize) -> Result<Bytes, ApiError> {
+    let mut stream = body.into_data_stream();
+    let mut kept = BytesMut::new();
+    let mut read_bytes = 0;
+    while let Some(data) = stream.next().await {
+        let data = data.map_err(|error| {
+            ApiError::bad_request("body_interrupted", format!("the body could not be read: {error}"))
+        })?;
+        read_bytes += data.len();
+        if read_bytes <= limit_bytes {
+            kept.extend_from_slice(&data);
+        } else if read_bytes > limit_bytes + DISCARDED_BYTES_MAX {
+            break;
+        } else {
+            kept.clear();
         }
-        source = cause.source();
     }
-    ApiError::bad_request("body_interrupted", format!("the body could not be read: {error}"))
+    if read_bytes > limit_bytes { Err(ApiError::too_large(limit_bytes)) } else { Ok(kept.freeze()) }
 }
 
 pub(crate) fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {

@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -56,7 +56,6 @@ pub struct Api {
 /// All routes, over a running engine.
 pub fn router(engine: Arc<Engine>, limits: Limits) -> Router {
     let slots = Arc::new(Semaphore::new(limits.requests));
-    let body_bytes = limits.body_bytes;
     let api = Api { engine, limits, slots, imports: Arc::default() };
     let mut ingest = Router::new().route("/v1/batch", post(ingest::batch)).route("/v1/b", post(ingest::batch));
     for (kind, paths) in ingest::KINDS {
@@ -66,7 +65,7 @@ pub fn router(engine: Arc<Engine>, limits: Limits) -> Router {
         }
     }
     Router::new()
-        .merge(ingest.layer(DefaultBodyLimit::max(body_bytes)))
+        .merge(ingest)
         .route("/v1/import", post(import::import))
         .route("/v1/import/{id}", get(import::position))
         .route("/v1/devices/{id}/events", get(history::events))

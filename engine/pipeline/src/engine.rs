@@ -57,7 +57,7 @@ pub struct EngineOptions {
     pub processor: ProcessorOptions,
     /// The ingest.
     pub ingest: IngestOptions,
-    /// The plugin host.
+    /// The plugin host. Without a cache directory of its own it gets `<data dir>/aot`.
     pub host: HostOptions,
     /// The chain that is asked for. `None`: what is in force, or the stock chain in a new deployment.
     pub pipeline: Option<Vec<StepSource>>,
@@ -157,7 +157,8 @@ impl Engine {
         let catalogue = Catalogue::open(shared_keyspace.clone(), ROOT).await?;
         catalogue.bind_log(log.id()).await?;
         let secrets = Secrets::new(data_dir.join("secrets"));
-        let host = Arc::new(PluginHost::new(HostOptions { cache_dir: Some(data_dir.join("aot")), ..options.host })?);
+        let cache_dir = options.host.cache_dir.clone().unwrap_or_else(|| data_dir.join("aot"));
+        let host = Arc::new(PluginHost::new(HostOptions { cache_dir: Some(cache_dir), ..options.host })?);
         let metrics = Arc::new(Metrics::default());
 
         let delta_path = options.delta_path.unwrap_or_else(|| data_dir.join("delta"));

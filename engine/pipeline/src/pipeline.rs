@@ -96,16 +96,16 @@ impl Engine {
     /// Puts the stock plugins of this build into the catalogue and gives their names.
     async fn store_stock_plugins(&self) -> Result<Vec<PluginName>, EngineError> {
         let mut names = Vec::with_capacity(stock::ALL.len());
-        for wasm in stock::ALL {
-            names.push(self.store_plugin(wasm.to_vec(), &json!({})).await?);
+        for plugin in stock::ALL {
+            names.push(self.store_plugin(plugin.wasm.to_vec(), plugin.config).await?);
         }
         Ok(names)
     }
 
     /// Stores a component under the name and version that it gives itself.
-    async fn store_plugin(&self, wasm: Vec<u8>, config: &Value) -> Result<PluginName, EngineError> {
+    async fn store_plugin(&self, wasm: Vec<u8>, config: &str) -> Result<PluginName, EngineError> {
         let host = self.host.clone();
-        let config = self.secrets.resolve(&config.to_string())?;
+        let config = self.secrets.resolve(config)?;
         let described = tokio::task::spawn_blocking(move || {
             let plugin = host.load(&wasm).map_err(|error| error.to_string())?;
             let manifest = plugin.manifest(&config, &Limits::default()).map_err(|error| error.to_string())?;
@@ -125,7 +125,7 @@ impl Engine {
             PluginSource::File(path) => {
                 let wasm =
                     tokio::fs::read(&path).await.map_err(|error| wrong(format!("{}: {error}", path.display())))?;
-                self.store_plugin(wasm, &step.config).await?
+                self.store_plugin(wasm, &step.config.to_string()).await?
             }
         };
         let entry = self.catalogue.plugin(&name.name, &name.version).await?;

@@ -7,5 +7,17 @@ pub const ENRICH_USER_AGENT: &[u8] = include_bytes!("../../../plugins/enrich-use
 /// Corrects device ids by rule.
 pub const REWRITE_DEVICE_ID: &[u8] = include_bytes!("../../../plugins/rewrite-device-id/rewrite-device-id.wasm");
 
+/// A stock plugin, and the least configuration under which it describes itself.
+pub struct Stock {
+    /// The component.
+    pub wasm: &'static [u8],
+    /// JSON.
+    pub config: &'static str,
+}
+
 /// All of them.
-pub const ALL: [&[u8]; 3] = [PII_SCRUB, ENRICH_USER_AGENT, REWRITE_DEVICE_ID];
+pub const ALL: [Stock; 3] = [
+    Stock { wasm: PII_SCRUB, config: "{}" },
+    Stock { wasm: ENRICH_USER_AGENT, config: "{}" },
+    Stock { wasm: REWRITE_DEVICE_ID, config: r#"{"rules": []}"# },
+];

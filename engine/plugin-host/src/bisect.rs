@@ -85,7 +85,8 @@ mod tests {
         let bad: BTreeSet<usize> = (0..5).collect();
         assert_eq!(run(100, &bad, 5).unwrap().bad.len(), 5);
         assert!(matches!(run(100, &bad, 4), Err(Ended::TooManyBadRows(found)) if found.len() == 5));
-        let stop = search(vec![0..9], 9, |_| -> Result<(), _> { Err(CallFailure::Stop(Stop::Backstop)) });
+        let stop =
+            search(std::iter::once(0..9).collect(), 9, |_| -> Result<(), _> { Err(CallFailure::Stop(Stop::Backstop)) });
         assert_eq!(stop.unwrap_err(), Ended::Stop(Stop::Backstop));
     }
 

@@ -129,7 +129,8 @@ mod tests {
     fn a_good_manifest_passes_and_each_rule_refuses() {
         assert_eq!(good().check(), Ok(()));
         assert_eq!(good().step_name(), "pii-scrub@1.2.3-rc.1");
-        let breaks: [(&str, fn(&mut Manifest)); 12] = [
+        type Break = (&'static str, fn(&mut Manifest));
+        let breaks: [Break; 12] = [
             ("name", |m| m.name = "1x".into()),
             ("name", |m| m.name = String::new()),
             ("name", |m| m.name = "a@b".into()),

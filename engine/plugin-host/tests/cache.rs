@@ -1,5 +1,7 @@
 //! Compiled plugins are taken from disk when they are whole and ours, and from nowhere else.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
+
 mod support;
 
 use std::fs;
@@ -50,7 +52,8 @@ fn a_file_that_is_damaged_or_not_ours_is_compiled_again() {
     works(&host(dir.path(), 1 << 30), &guest);
     let [file] = files(dir.path()).try_into().unwrap();
     let whole = fs::read(&file).unwrap();
-    let damage: [(&str, fn(&mut Vec<u8>)); 5] = [
+    type Damage = (&'static str, fn(&mut Vec<u8>));
+    let damage: [Damage; 5] = [
         ("a bit of the code", |bytes| {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
