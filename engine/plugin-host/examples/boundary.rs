@@ -28,7 +28,7 @@ mod reused {
     use wasmtime::{Config, Engine, Store};
 
     wasmtime::component::bindgen!({ path: "../../sdk/wit", world: "transform-plugin" });
-    use millrace::transform::types::{Batch, Column, Text, Values};
+    use millrace::transform::types::{Column, Text, Values};
 
     struct State;
     impl millrace::transform::host::Host for State {
