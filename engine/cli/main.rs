@@ -44,15 +44,9 @@ struct Global {
     /// Answers as JSON, for machines.
     #[arg(long, global = true)]
     json: bool,
-    /// What to log, as in RUST_LOG.
-    #[arg(
-        long,
-        global = true,
-        env = "MILLRACE_LOG_FILTER",
-        default_value = "warn,millrace=info",
-        hide_default_value = true
-    )]
-    log_filter: String,
+    /// What to log, as in RUST_LOG. Default: info for `serve`, else warnings.
+    #[arg(long, global = true, env = "MILLRACE_LOG_FILTER", value_name = "FILTER")]
+    log_filter: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -117,7 +111,8 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 #[tokio::main]
 async fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { global, command } = cli;
-    let filter = EnvFilter::try_new(&global.log_filter).context("--log-filter")?;
+    let default_filter = if matches!(command, Command::Serve { .. }) { "info" } else { "warn" };
+    let filter = EnvFilter::try_new(global.log_filter.as_deref().unwrap_or(default_filter)).context("--log-filter")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
 

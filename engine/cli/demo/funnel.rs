@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
-use chrono::{DateTime, Datelike};
+use chrono::{DateTime, Datelike, IsoWeek};
 use millrace_delta::reader::{ScanRequest, TableReader};
 
 use super::duplicates::Seen;
@@ -14,12 +14,12 @@ use super::duplicates::Seen;
 /// The steps of the funnel, in their order.
 pub const STEPS: [&str; 6] = ["product_view", "add_to_cart", "cart", "shipping_details", "payment_details", "purchase"];
 
-/// Sessions of one week by the step that they reached.
+/// People of one week by the step that they reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Week {
     /// ISO week, as in 2026-W07.
     pub name: String,
-    /// Sessions that went through this step and all before it, in order.
+    /// People who went through this step and all before it, in order.
     pub reached: [u64; STEPS.len()],
 }
 
@@ -38,24 +38,30 @@ pub struct Table {
 pub async fn read_table(location: &Path) -> Result<Table> {
     let location = location.to_str().context("the table's path is no UTF-8")?;
     let reader = TableReader::open(location, &HashMap::new())?;
-    let columns = ["event_id", "event", "event_time", "session_id", "_partition", "_offset", "_sub"];
+    let columns = ["event_id", "event", "event_time", "user_id", "_partition", "_offset", "_sub"];
     let scan = reader.scan(ScanRequest::columns(columns)).await?;
     tokio::task::spawn_blocking(move || {
         let mut seen = Seen::default();
-        let mut sessions: HashMap<String, Vec<(i64, usize)>> = HashMap::new();
+        let mut people: HashMap<(IsoWeek, String), Vec<(i64, usize)>> = HashMap::new();
         for batch in scan {
             let batch = batch?;
             count(&mut seen, &batch)?;
-            let (event, session) = (text(&batch, "event")?, text(&batch, "session_id")?);
+            let (event, user) = (text(&batch, "event")?, text(&batch, "user_id")?);
             let times = column(&batch, "event_time")?.as_primitive::<TimestampMicrosecondType>();
             for row in 0..batch.num_rows() {
                 let step = STEPS.iter().position(|step| event.is_valid(row) && *step == event.value(row));
-                if let (Some(step), true) = (step, session.is_valid(row)) {
-                    sessions.entry(session.value(row).to_owned()).or_default().push((times.value(row), step));
+                let time = DateTime::from_timestamp_micros(times.value(row));
+                if let (Some(step), Some(time), true) = (step, time, user.is_valid(row)) {
+                    let person = (time.iso_week(), user.value(row).to_owned());
+                    people.entry(person).or_default().push((times.value(row), step));
                 }
             }
         }
-        Ok(Table { rows: seen.rows, duplicates: seen.duplicates, weeks: funnel(sessions.into_values()) })
+        Ok(Table {
+            rows: seen.rows,
+            duplicates: seen.duplicates,
+            weeks: funnel(people.into_iter().map(|((week, _), clicks)| (week, clicks))),
+        })
     })
     .await?
 }
@@ -79,14 +85,13 @@ fn text<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray> {
     column(batch, name)?.as_string_opt().with_context(|| format!("column {name} is no text"))
 }
 
-/// The funnel of sessions, each given as (time, step) in any order, by the week in which a session's first step lies.
-fn funnel(sessions: impl Iterator<Item = Vec<(i64, usize)>>) -> Vec<Week> {
-    let mut weeks: BTreeMap<(i32, u32), [u64; STEPS.len()]> = BTreeMap::new();
-    for mut clicks in sessions {
+/// The funnel: for each week, how many people went through a step after all those before it. A person is given as a week
+/// and (time, step) in any order.
+fn funnel(people: impl Iterator<Item = (IsoWeek, Vec<(i64, usize)>)>) -> Vec<Week> {
+    let mut weeks: BTreeMap<IsoWeek, [u64; STEPS.len()]> = BTreeMap::new();
+    for (week, mut clicks) in people {
         clicks.sort_unstable();
-        let Some(first) = clicks.first().and_then(|(us, _)| DateTime::from_timestamp_micros(*us)) else { continue };
-        let week = first.iso_week();
-        let reached = weeks.entry((week.year(), week.week())).or_default();
+        let reached = weeks.entry(week).or_default();
         let mut next = 0;
         for (_, step) in clicks {
             if step == next {
@@ -95,7 +100,8 @@ fn funnel(sessions: impl Iterator<Item = Vec<(i64, usize)>>) -> Vec<Week> {
             }
         }
     }
-    weeks.into_iter().map(|((year, week), reached)| Week { name: format!("{year}-W{week:02}"), reached }).collect()
+    let name = |week: IsoWeek| format!("{}-W{:02}", week.year(), week.week());
+    weeks.into_iter().map(|(week, reached)| Week { name: name(week), reached }).collect()
 }
 
 #[cfg(test)]
@@ -103,17 +109,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_steps_in_order_count_and_a_session_counts_once() {
-        let day = 86_400_000_000;
-        let sessions = [
+    fn only_steps_in_order_count_and_a_person_counts_once() {
+        let week = |day: i64| DateTime::from_timestamp(day * 86_400, 0).unwrap().iso_week();
+        let people = [
             // All the way, with a detour; out of order in the input.
-            vec![(5, 5), (0, 0), (1, 1), (2, 2), (2, 0), (3, 3), (4, 4)],
+            (week(0), vec![(5, 5), (0, 0), (1, 1), (2, 2), (2, 0), (3, 3), (4, 4)]),
             // The cart before anything was put into it.
-            vec![(0, 0), (1, 2), (2, 1)],
+            (week(0), vec![(0, 0), (1, 2), (2, 1)]),
             // A purchase out of nowhere, a week later.
-            vec![(7 * day, 5)],
+            (week(7), vec![(0, 5)]),
         ];
-        let weeks = funnel(sessions.into_iter());
+        let weeks = funnel(people.into_iter());
         assert_eq!(
             weeks,
             [

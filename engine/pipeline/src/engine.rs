@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_decode::Decoder;
-use millrace_delta::DeltaStore;
+use millrace_delta::{DeltaStore, Maintainer};
 use millrace_history::{HistoryReader, HistoryStore};
 use millrace_keyspace::Keyspace;
 use millrace_keyspace::embedded::EmbeddedKeyspace;
@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::Clock;
 use crate::chains::{ChainBuildError, Chains};
+use crate::housekeeping;
 use crate::ingest::{Ingest, IngestOptions};
 use crate::materialize::{CommitPolicy, Materializer};
 use crate::metrics::Metrics;
@@ -141,6 +142,7 @@ pub struct Engine {
     metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
     delta_path: PathBuf,
+    maintainer: Maintainer,
     stores: Mutex<Vec<(Box<dyn Store>, CommitPolicy)>>,
     shutdown: watch::Sender<bool>,
     loops: tokio::sync::Mutex<JoinSet<()>>,
@@ -164,6 +166,7 @@ impl Engine {
         let delta_path = options.delta_path.unwrap_or_else(|| data_dir.join("delta"));
         let location = delta_path.to_str().ok_or_else(|| EngineError::Path(delta_path.clone()))?;
         let delta = DeltaStore::open(location, options.delta).await?;
+        let maintainer = delta.maintainer();
         let history = HistoryStore::new(shared_keyspace.clone(), ROOT);
         let stores: Vec<(Box<dyn Store>, CommitPolicy)> =
             vec![(Box::new(delta), options.delta_commit), (Box::new(history), options.history_commit)];
@@ -195,6 +198,7 @@ impl Engine {
             metrics,
             clock,
             delta_path,
+            maintainer,
             stores: Mutex::new(stores),
             shutdown: watch::Sender::new(false),
             loops: tokio::sync::Mutex::default(),
@@ -204,7 +208,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Starts a loop for each store.
+    /// Starts a loop for each store, and the housekeeping.
     pub async fn start(&self) {
         self.start_with(|store| store).await;
     }
@@ -222,6 +226,12 @@ impl Engine {
             };
             loops.spawn(materializer.run(wrap(store), policy));
         }
+        loops.spawn(housekeeping::run(
+            self.log.clone(),
+            self.maintainer.clone(),
+            self.clock.clone(),
+            self.shutdown.subscribe(),
+        ));
     }
 
     /// Reads how far the stores have come, without starting them: for a look at a data directory.

@@ -17,6 +17,7 @@
 pub mod chains;
 pub mod dedup;
 pub mod engine;
+mod housekeeping;
 pub mod ingest;
 pub mod materialize;
 pub mod metrics;
