@@ -22,6 +22,11 @@ pub fn log(message: &str) {
     millrace::transform::host::log(message);
 }
 
+/// Lets the plugin's author read why an event trapped: by itself a panic says nothing, there is no standard error here.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| log(&panic.to_string())));
+}
+
 pub fn manifest(manifest: &columns::Manifest) -> types::Manifest {
     types::Manifest {
         name: manifest.name.clone(),

@@ -128,6 +128,7 @@ macro_rules! export {
                 fn describe(
                     config: ::std::string::String,
                 ) -> ::std::result::Result<$crate::guest::Manifest, ::std::string::String> {
+                    $crate::guest::log_panics();
                     let instance = $crate::Instance::<$plugin>::new(&config)?;
                     let manifest = $crate::guest::manifest(instance.manifest());
                     INSTANCE.with_borrow_mut(|slot| *slot = Some(instance));
