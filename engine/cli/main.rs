@@ -111,7 +111,7 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 #[tokio::main]
 async fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { global, command } = cli;
-    let default_filter = if matches!(command, Command::Serve { .. }) { "info" } else { "warn" };
+    let default_filter = if matches!(command, Command::Serve { .. }) { "warn,millrace=info" } else { "warn" };
     let filter = EnvFilter::try_new(global.log_filter.as_deref().unwrap_or(default_filter)).context("--log-filter")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
