@@ -226,12 +226,14 @@ struct PermitState {
     free: u32,
     running: u32,
     closed: bool,
+    /// The clock has stopped for want of calls. Only then does a call have to wake it.
+    clock_stopped: bool,
 }
 
 impl Permits {
     fn new(calls: u32) -> Self {
         Self {
-            state: Mutex::new(PermitState { free: calls, running: 0, closed: false }),
+            state: Mutex::new(PermitState { free: calls, running: 0, closed: false, clock_stopped: false }),
             freed: Condvar::new(),
             started: Condvar::new(),
         }
@@ -247,7 +249,7 @@ impl Permits {
         let mut state = self.freed.wait_while(self.state(), |s| s.free == 0).unwrap_or_else(PoisonError::into_inner);
         state.free -= 1;
         state.running += 1;
-        if state.running == 1 {
+        if state.clock_stopped {
             self.started.notify_one();
         }
         Permit { permits: self }
@@ -255,13 +257,13 @@ impl Permits {
 
     /// Waits for the next tick of the clock; false when the host is gone.
     fn next_tick(&self, tick: Duration) -> bool {
-        let state = self
-            .started
-            .wait_while(self.state(), |s| s.running == 0 && !s.closed)
-            .unwrap_or_else(PoisonError::into_inner);
-        // Woken early at most by `close`, or by a call that starts after all had ended, which only delays nothing.
-        let (state, _) =
-            self.started.wait_timeout_while(state, tick, |s| !s.closed).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        state.clock_stopped = state.running == 0;
+        let idle = self.started.wait_while(state, |s| s.running == 0 && !s.closed);
+        let mut state = idle.unwrap_or_else(PoisonError::into_inner);
+        state.clock_stopped = false;
+        let timed = self.started.wait_timeout_while(state, tick, |s| !s.closed);
+        let (state, _) = timed.unwrap_or_else(PoisonError::into_inner);
         !state.closed
     }
 
