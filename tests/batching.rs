@@ -1,5 +1,7 @@
 //! The same rows whatever the batching: random records, good, bad and poisonous, through the real chain in random splits.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking too")]
+
 mod common;
 
 use std::sync::Arc;

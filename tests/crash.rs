@@ -1,6 +1,8 @@
 //! `kill -9` of the real binary under load: every acknowledged event is in both stores exactly once, and both equal a
 //! recomputation from the log.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking too")]
+
 mod common;
 
 use std::collections::HashSet;

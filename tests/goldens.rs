@@ -1,12 +1,16 @@
 //! The golden cases of the stock plugins, run over the components in the real host: those that are committed, or those in
 //! `MILLRACE_PLUGINS_DIR` (`plugins/build --check` builds them). The plugins' own tests run the same cases natively.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking too")]
+
 mod common;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    Array as _, ArrayRef, AsArray as _, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use millrace_plugin_host::{Chain, ChainOutput, HostOptions, Limits, Manifest, Plugin, PluginHost, StepSpec};
@@ -68,8 +72,12 @@ fn value(batch: &RecordBatch, column: &str, row: usize) -> Value {
 
 /// What became of each row, in the words of a case.
 fn outcomes(manifest: &Manifest, rows_in: &[Row], output: &ChainOutput) -> Vec<Option<Expected>> {
-    let columns: Vec<&str> =
-        manifest.writes.iter().map(String::as_str).chain(manifest.adds.iter().map(|column| column.name.as_str())).collect();
+    let columns: Vec<&str> = manifest
+        .writes
+        .iter()
+        .map(String::as_str)
+        .chain(manifest.adds.iter().map(|column| column.name.as_str()))
+        .collect();
     let mut outcomes: Vec<Option<Expected>> = vec![None; rows_in.len()];
     for row in 0..output.rows.num_rows() {
         let offset = value(&output.rows, "_offset", row).as_u64().expect("an offset") as usize;
@@ -116,7 +124,9 @@ fn check(host: &PluginHost, plugin: &Plugin, case: &Case) {
                 let without_nulls = |expected: &Expected| match expected {
                     Expected::Keep(rows) => Expected::Keep(
                         rows.iter()
-                            .map(|row| row.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect())
+                            .map(|row| {
+                                row.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect()
+                            })
                             .collect(),
                     ),
                     other => other.clone(),

@@ -1,5 +1,7 @@
 //! One store stands still; the other's lag stays flat.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking too")]
+
 mod common;
 
 use std::sync::Arc;

@@ -16,7 +16,7 @@ const AGENTS: [&str; 4] = [
 const RECEIVED_US: i64 = 1_795_000_000_000_000;
 
 /// One event's bytes.
-pub fn payload(random: &mut StdRng, n: u64) -> Bytes {
+pub(crate) fn payload(random: &mut StdRng, n: u64) -> Bytes {
     let agent = AGENTS.choose(random).copied().unwrap_or_default();
     let mail = if random.random_bool(0.05) { r#","email":"ada.lovelace@example.com""# } else { "" };
     let (device, session, product) =
@@ -37,7 +37,7 @@ pub fn payload(random: &mut StdRng, n: u64) -> Bytes {
 }
 
 /// Records of one partition.
-pub fn records(count: usize) -> Vec<Record> {
+pub(crate) fn records(count: usize) -> Vec<Record> {
     let mut random = StdRng::seed_from_u64(1);
     (0..count as u64)
         .map(|offset| Record {

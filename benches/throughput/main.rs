@@ -29,14 +29,14 @@ use millrace_rows::canonical::RowEncoder;
 use millrace_rows::{Cursor, LogId, Slice, Store};
 use serde_json::json;
 
-pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Records in a slice, as the engine cuts them.
 const BATCH: usize = 4096;
-pub const LOG: LogId = LogId([1; 16]);
+pub(crate) const LOG: LogId = LogId([1; 16]);
 
 /// Processor time of this process, all threads.
-pub fn processor_time() -> Duration {
+pub(crate) fn processor_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let ticks = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11).take(2);
     Duration::from_millis(ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
@@ -44,23 +44,22 @@ pub fn processor_time() -> Duration {
 
 /// What something took.
 #[derive(Clone, Copy)]
-pub struct Took {
-    pub processor: Duration,
-    pub clock: Duration,
+pub(crate) struct Took {
+    pub(crate) processor: Duration,
+    pub(crate) clock: Duration,
 }
 
-pub fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Took)> {
+pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Took)> {
     let (processor, clock) = (processor_time(), Instant::now());
     let done = work()?;
     Ok((done, Took { processor: processor_time().saturating_sub(processor), clock: clock.elapsed() }))
 }
 
 /// One line: events a second of a processor, MB/s, and the ratio to a baseline that did the same work.
-pub fn line(name: &str, events: usize, bytes: usize, took: Took, baseline: Option<(&str, Took)>) {
+pub(crate) fn line(name: &str, events: usize, bytes: usize, took: Took, baseline: Option<(&str, Took)>) {
     let seconds = took.processor.as_secs_f64().max(0.01);
-    let ratio = baseline.map_or_else(String::new, |(what, base)| {
-        format!("{:>6.2}x of {what}", base.processor.as_secs_f64() / seconds)
-    });
+    let ratio = baseline
+        .map_or_else(String::new, |(what, base)| format!("{:>6.2}x of {what}", base.processor.as_secs_f64() / seconds));
     println!(
         "{name:<44} {:>10.0} events/s per core {:>8.1} MB/s  {ratio}",
         events as f64 / seconds,
@@ -90,7 +89,7 @@ fn slices(records: &[Record], chain: &Arc<Chain>) -> Result<Vec<Slice>> {
 }
 
 /// The configurations of the three steps, for both the components and the native plugins.
-pub fn configs() -> [String; 3] {
+pub(crate) fn configs() -> [String; 3] {
     [
         json!({"key": "0123456789abcdef0123456789abcdef"}).to_string(),
         json!({}).to_string(),
@@ -167,7 +166,8 @@ fn main() -> Result<()> {
         writer.close()?;
         Ok(())
     })?;
-    let delta = runtime.block_on(DeltaStore::open(&dir.path().join("table").display().to_string(), Options::default()))?;
+    let delta =
+        runtime.block_on(DeltaStore::open(&dir.path().join("table").display().to_string(), Options::default()))?;
     let (_, stored) = timed(|| runtime.block_on(fill(delta, slices.clone(), 100_000)))?;
     line("delta store, stage and commit", events, bytes, stored, Some(("parquet encoding alone", encode)));
 

@@ -16,19 +16,19 @@ use rewrite_device_id::Rewrite;
 use crate::{Result, configs};
 
 /// The three steps.
-pub struct Chain {
+pub(crate) struct Chain {
     scrub: Instance<Scrub>,
     enrich: Instance<EnrichUserAgent>,
     rewrite: Instance<Rewrite>,
 }
 
 impl Chain {
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let [scrub, enrich, rewrite] = configs();
         Ok(Self { scrub: Instance::new(&scrub)?, enrich: Instance::new(&enrich)?, rewrite: Instance::new(&rewrite)? })
     }
 
-    pub fn run(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    pub(crate) fn run(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let batch = step(&self.scrub, batch)?;
         let batch = step(&self.enrich, &batch)?;
         step(&self.rewrite, &batch)
@@ -83,7 +83,8 @@ fn apply(manifest: &Manifest, batch: &RecordBatch, output: Output) -> Result<Rec
 }
 
 fn arrow(column: Column) -> Result<ArrayRef> {
-    let nulls = |rows: usize| column.validity.map(|bits| NullBuffer::new(BooleanBuffer::new(Buffer::from(bits), 0, rows)));
+    let nulls =
+        |rows: usize| column.validity.map(|bits| NullBuffer::new(BooleanBuffer::new(Buffer::from(bits), 0, rows)));
     Ok(match column.values {
         Values::Text(Text { offsets, bytes }) => {
             let rows = offsets.len() - 1;

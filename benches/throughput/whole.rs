@@ -33,7 +33,7 @@ async fn open(dir: &Path) -> Result<Arc<Engine>> {
 }
 
 /// A filled log to both stores, stock chain, and the same events through the HTTP routes.
-pub fn run(runtime: &Runtime, records: &[Record]) -> Result<()> {
+pub(crate) fn run(runtime: &Runtime, records: &[Record]) -> Result<()> {
     let bytes: usize = records.iter().map(|record| record.payload.len()).sum();
     let dir = tempfile::tempdir()?;
     let engine = runtime.block_on(open(dir.path()))?;
@@ -91,7 +91,7 @@ async fn post(engine: &Arc<Engine>, records: &[Record]) -> Result<()> {
 }
 
 /// Times the newest-100 query on a history of `events` events.
-pub fn newest(runtime: &Runtime, events: usize) -> Result<()> {
+pub(crate) fn newest(runtime: &Runtime, events: usize) -> Result<()> {
     const DEVICES: u32 = 50_000;
     let dir = tempfile::tempdir()?;
     let engine = runtime.block_on(open(dir.path()))?;
@@ -140,6 +140,7 @@ pub fn newest(runtime: &Runtime, events: usize) -> Result<()> {
 
 fn peak_resident_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
     peak.unwrap_or(0.0) / 1024.0
 }

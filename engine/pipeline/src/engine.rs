@@ -153,7 +153,7 @@ impl Engine {
     /// Opens or creates everything in the data directory. Nothing runs yet: see [`Engine::start`].
     pub async fn open(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
         let EngineOptions { data_dir, clock, .. } = options;
-        let log = Arc::new(EmbeddedLog::open(&data_dir.join("log"), options.log)?);
+        let log = Arc::new(EmbeddedLog::open(data_dir.join("log"), options.log)?);
         let keyspace = Arc::new(EmbeddedKeyspace::open(data_dir.join("keyspace"), options.keyspace).await?);
         let shared_keyspace: Arc<dyn Keyspace> = keyspace.clone();
         let catalogue = Catalogue::open(shared_keyspace.clone(), ROOT).await?;

@@ -211,6 +211,15 @@ impl Arrival<'_> {
     }
 }
 
+/// What one request appends to one partition.
+#[derive(Default)]
+struct Append {
+    /// Where the events stand in the request.
+    indexes: Vec<usize>,
+    keys: Vec<u128>,
+    records: Vec<NewRecord>,
+}
+
 /// Appends what is new, waits for what others are appending, and gives the outcome of each.
 async fn append_once(
     log: Arc<dyn EventLog>,
@@ -222,7 +231,7 @@ async fn append_once(
     let channels: Vec<_> = (0..log.partitions()).map(|_| watch::channel(Outcome::Pending)).collect();
     let mut results: Vec<Option<Result<Accepted, IngestError>>> = Vec::with_capacity(events.len());
     let mut waiting = Vec::new();
-    let mut appends: BTreeMap<u32, (Vec<usize>, Vec<u128>, Vec<NewRecord>)> = BTreeMap::new();
+    let mut appends: BTreeMap<u32, Append> = BTreeMap::new();
     for (index, event) in events.into_iter().enumerate() {
         let (_, outcome) = &channels[event.partition as usize];
         match window.claim(event.key, outcome) {
@@ -233,14 +242,14 @@ async fn append_once(
             }
             Claim::New => {
                 results.push(None);
-                let (indexes, keys, records) = appends.entry(event.partition).or_default();
-                indexes.push(index);
-                keys.push(event.key);
-                records.push(event.record);
+                let append = appends.entry(event.partition).or_default();
+                append.indexes.push(index);
+                append.keys.push(event.key);
+                append.records.push(event.record);
             }
         }
     }
-    let appended = join_all(appends.into_iter().map(|(partition, (indexes, keys, records))| {
+    let appended = join_all(appends.into_iter().map(|(partition, Append { indexes, keys, records })| {
         let (log, window, sender) = (&log, &window, &channels[partition as usize].0);
         async move {
             let result = log.append(partition, records).await;

@@ -1,5 +1,7 @@
 //! The catalogue on the embedded keyspace.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking too")]
+
 use std::path::Path;
 use std::sync::Arc;
 
