@@ -4,7 +4,7 @@
 //!   machine.
 //! * [`Receipt`] is what the ingest tier knows of an event beside its bytes.
 //! * [`check_append`] holds the limits that are the same on every log.
-//! * [`conformance`] (feature `conformance`) is the suite that every implementation passes.
+//! * `conformance` (feature `conformance`) is the suite that every implementation passes.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -69,6 +69,6 @@ mod table;
 #[doc(hidden)]
 pub use encode::encode_only;
 pub use maintain::{Maintained, Maintainer, MaintenanceCounts};
-pub use options::{Compression, Options};
+pub use options::{Compression, LOG_RETENTION_MIN, Options};
 pub use reader::{Scan, ScanRequest, TableReader, TableStatus};
 pub use store::DeltaStore;

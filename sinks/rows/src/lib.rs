@@ -2,7 +2,7 @@
 //!
 //! * [`schema`]: the event columns, their types, which of them a plugin may write.
 //! * [`position`]: where a consumer stands in the log ([`Cursor`], [`LogId`], [`Mark`]).
-//! * [`slice`]: a contiguous, transformed range of one log partition: what a store commits.
+//! * [`mod@slice`]: a contiguous, transformed range of one log partition: what a store commits.
 //! * [`store`]: the trait that every store implements, and its errors.
 //! * [`canonical`]: the byte form of one row. It is the value in the history and the input of the row hash by which
 //!   stores are compared.
