@@ -52,7 +52,7 @@ pub(crate) async fn events(
     Ok(Json(json!({"events": events, "cursor": page.next})))
 }
 
-fn read_error(error: ReadError) -> ApiError {
+pub(crate) fn read_error(error: ReadError) -> ApiError {
     match error {
         ReadError::BadCursor(detail) => ApiError::bad_request("bad_cursor", detail),
         ReadError::Unavailable(detail) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail),

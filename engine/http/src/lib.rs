@@ -1,7 +1,7 @@
 //! The HTTP surface. JSON throughout; every error is `{"error": {"code", "message", "detail"}}`.
 //!
 //! * [`ingest`]: the Segment wire format. * [`import`]: NDJSON files, resumable. * [`history`]: one device's events,
-//!   newest first. * [`operate`]: status, health, metrics.
+//!   newest first. * [`operate`]: status, dead letters, health, metrics.
 //!
 //! Requests are bounded: bodies by [`Limits`], bytes being written by the ingest, requests at a time by
 //! [`Limits::requests`]. The server has no tokens yet, so it binds to loopback only.
@@ -70,6 +70,7 @@ pub fn router(engine: Arc<Engine>, limits: Limits) -> Router {
         .route("/v1/import/{id}", get(import::position))
         .route("/v1/devices/{id}/events", get(history::events))
         .route("/v1/status", get(operate::status))
+        .route("/v1/dead-letters", get(operate::dead_letters))
         .route("/metrics", get(operate::metrics))
         .route("/healthz", get(operate::health))
         .route("/readyz", get(operate::ready))

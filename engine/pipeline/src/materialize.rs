@@ -285,7 +285,7 @@ impl Feeder {
 
 fn log_error(error: LogError) -> FeedError {
     match error {
-        LogError::Io { .. } | LogError::Full(_) => FeedError::Retry(error.to_string()),
+        LogError::Io { .. } => FeedError::Retry(error.to_string()),
         // The log closes when the engine stops, or after a failure that its own message explains.
         other => FeedError::Stop(other.to_string()),
     }

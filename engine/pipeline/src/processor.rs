@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use millrace_decode::Decoder;
 use millrace_log::{EventLog, LogError, ReadLimit, Record};
+use millrace_plugin_host::ChainStop;
 use millrace_rows::{Cursor, Mark, Slice};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -62,6 +63,9 @@ pub enum SliceError {
     /// The chain is paused. Nothing was decided.
     #[error("the chain is paused: {0}")]
     Paused(String),
+    /// The plugin host could not run just now.
+    #[error("{0}")]
+    Host(String),
     /// A defect of the engine.
     #[error("internal error: {0}")]
     Internal(String),
@@ -70,7 +74,7 @@ pub enum SliceError {
 impl SliceError {
     /// Whether trying again later can help without anybody's doing.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Log(LogError::Io { .. } | LogError::Full(_)) | Self::Chain(ChainBuildError::Catalogue(_)))
+        matches!(self, Self::Log(LogError::Io { .. }) | Self::Chain(ChainBuildError::Catalogue(_)) | Self::Host(_))
     }
 }
 
@@ -200,6 +204,8 @@ impl Processor {
             .map_err(|panic| SliceError::Internal(panic.to_string()))?;
         let Transformed { rows, dead, dropped, plugin_failures, failures, fuel } = match transformed {
             Ok(transformed) => transformed,
+            // The machine's fault, not the chain's: the same batch may pass later.
+            Err(TransformError::Stop(stop @ ChainStop::Host { .. })) => return Err(SliceError::Host(stop.to_string())),
             Err(TransformError::Stop(stop)) => {
                 return Err(self.pause(format!(
                     "partition {partition}, offsets {} to {}: {stop}",

@@ -1,6 +1,6 @@
 //! Measures the embedded log: appends of batches from several tasks, then sequential reads.
 //!
-//! `cargo run --release -p millrace-log --example append [directory]`; a temporary directory if none is named, which is
+//! `cargo run --release -p millrace-log --example log_append [directory]`; a temporary directory if none is named, which is
 //! deleted afterwards.
 
 #![allow(clippy::unwrap_used, reason = "a measurement; it ends at the first error")]

@@ -1,7 +1,7 @@
 //! Rows per second of stage + commit beside parquet encoding alone of the same batches, in one run.
 //!
 //! ```text
-//! cargo run --release -p millrace-delta --example append [-- COMMITS [snappy]]
+//! cargo run --release -p millrace-delta --example table_append [-- COMMITS [snappy]]
 //! ```
 //!
 //! Commits have 20,000 rows of about 600 bytes. Encoding alone writes parquet with the same settings into memory. Both
