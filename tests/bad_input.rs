@@ -43,6 +43,12 @@ fn every_bad_request_has_its_answer_and_hurts_no_neighbour() {
     let (status, answer) = post("/v1/track", big.as_bytes());
     assert_eq!((status, code(&answer)), (413, "events_rejected"), "{answer}");
 
+    // A context that would be kept with each of many events.
+    let events: Vec<Value> = (0..1000).map(|_| json!({"anonymousId": "d"})).collect();
+    let body = json!({"context": {"x": "y".repeat(15_000)}, "batch": events}).to_string();
+    let (status, answer) = post("/v1/batch", body.as_bytes());
+    assert_eq!((status, code(&answer)), (413, "context_too_large"), "{answer}");
+
     // One bad event among good ones.
     let mut stored = 0;
     let bad = [

@@ -86,6 +86,18 @@ fn a_file_is_imported_looked_at_and_exported_offline() {
     assert_eq!(again, fs::read_to_string(export).unwrap());
     assert!(refused(dir, &["catalogue", "restore", export, "--data-dir", data]).contains("timeline already"));
     Audit::of(dir).assert_agree();
+
+    // The keyspace is lost, catalogue and history with it: an empty catalogue is not taken for a new deployment; the
+    // export brings the timeline back, and the log the history.
+    fs::remove_dir_all(dir.join("keyspace")).unwrap();
+    assert!(refused(dir, &["serve", "--listen", "127.0.0.1:0", "--data-dir", data]).contains("catalogue restore"));
+    done(dir, &["catalogue", "restore", export, "--data-dir", data]);
+    let server = Server::start(dir);
+    server.wait_caught_up();
+    assert!(server.stop().success());
+    let audit = Audit::of(dir);
+    audit.assert_agree();
+    assert_eq!(audit.history.len(), 2);
 }
 
 #[test]

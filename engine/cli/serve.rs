@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use axum::Router;
@@ -13,6 +14,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::Config;
+
+/// Longest wait for requests that are under way when the server stops.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Opens the engine of a data directory, creating it when it is new.
 pub async fn open_engine(config: &Config) -> Result<Arc<Engine>> {
@@ -84,10 +88,18 @@ impl Server {
         Ok(Self { address, stop, served })
     }
 
-    /// Takes no new requests and waits for those under way.
-    pub async fn stop(self) -> Result<()> {
+    /// Takes no new requests and waits for those under way, but not for ever: what a client has not sent by then it has
+    /// no answer to, and sends again.
+    pub async fn stop(mut self) -> Result<()> {
         self.stop.send_replace(true);
-        Ok(self.served.await??)
+        match tokio::time::timeout(STOP_WAIT_MAX, &mut self.served).await {
+            Ok(served) => Ok(served??),
+            Err(_) => {
+                tracing::warn!(seconds = STOP_WAIT_MAX.as_secs(), "requests under way were cut off");
+                self.served.abort();
+                Ok(())
+            }
+        }
     }
 }
 

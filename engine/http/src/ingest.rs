@@ -46,6 +46,15 @@ pub(crate) async fn batch(State(api): State<Api>, request: Request) -> Result<Re
         let message = format!("{} events in one batch: the limit is {}", batch.events.len(), api.limits.batch_events);
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", message));
     }
+    let context_bytes = batch.context.as_ref().map_or(0, |context| context.raw().len()) * batch.events.len();
+    if context_bytes > api.limits.body_bytes {
+        let message = format!(
+            "the context around the batch is kept with each of its events, {context_bytes} bytes in all: the limit is {}; \
+             send fewer events at a time, or put the context into the events that need it",
+            api.limits.body_bytes
+        );
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "context_too_large", message));
+    }
     let envelope = Envelope {
         kind: None,
         sent_at_us: batch.sent_at_us,

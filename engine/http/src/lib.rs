@@ -1,7 +1,9 @@
 //! The HTTP surface. JSON throughout; every error is `{"error": {"code", "message", "detail"}}`.
 //!
-//! * [`ingest`]: the Segment wire format. * [`import`]: NDJSON files, resumable. * [`history`]: one device's events,
-//!   newest first. * [`operate`]: status, dead letters, health, metrics.
+//! * [`ingest`]: the Segment wire format.
+//! * [`import`]: NDJSON files, resumable.
+//! * [`history`]: one device's events, newest first.
+//! * [`operate`]: status, dead letters, health, metrics.
 //!
 //! Requests are bounded: bodies by [`Limits`], bytes being written by the ingest, requests at a time by
 //! [`Limits::requests`]. The server has no tokens yet, so it binds to loopback only.

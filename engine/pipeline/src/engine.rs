@@ -119,6 +119,17 @@ pub enum EngineError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A store has rows under revisions that the catalogue does not know.
+    #[error(
+        "the catalogue has no timeline, but the store {store} has taken in revision {applied}: the catalogue was lost; \
+         bring it back with `millrace catalogue restore`"
+    )]
+    CatalogueLost {
+        /// The store.
+        store: &'static str,
+        /// Its revision.
+        applied: u64,
+    },
     /// A path that is no UTF-8.
     #[error("{0:?} is no UTF-8: the Delta table needs a path that is")]
     Path(PathBuf),
@@ -149,6 +160,18 @@ pub struct Engine {
     kept: Mutex<Vec<Box<dyn std::any::Any + Send>>>,
 }
 
+/// A catalogue without a timeline belongs to stores without rows. Where it does not it was lost, and a new revision 1
+/// would stand for another chain than the one that made the rows.
+async fn check_stores_are_new(stores: &mut [(Box<dyn Store>, CommitPolicy)]) -> Result<(), EngineError> {
+    for (store, _) in stores {
+        let applied = store.load().await?.applied;
+        if applied > 0 {
+            return Err(EngineError::CatalogueLost { store: store.name(), applied });
+        }
+    }
+    Ok(())
+}
+
 impl Engine {
     /// Opens or creates everything in the data directory. Nothing runs yet: see [`Engine::start`].
     pub async fn open(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
@@ -168,11 +191,14 @@ impl Engine {
         let delta = DeltaStore::open(location, options.delta).await?;
         let maintainer = delta.maintainer();
         let history = HistoryStore::new(shared_keyspace.clone(), ROOT);
-        let stores: Vec<(Box<dyn Store>, CommitPolicy)> =
+        let mut stores: Vec<(Box<dyn Store>, CommitPolicy)> =
             vec![(Box::new(delta), options.delta_commit), (Box::new(history), options.history_commit)];
         let progress = Progress::new(stores.iter().map(|(store, _)| store.name()));
 
         let timeline = watch::Sender::new(Arc::new(catalogue.timeline().await?));
+        if timeline.borrow().head() == 0 {
+            check_stores_are_new(&mut stores).await?;
+        }
         let chains = Chains::new(catalogue.clone(), host.clone(), secrets.clone());
         let shared_log: Arc<dyn EventLog> = log.clone();
         let processor = Arc::new(Processor::new(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::join_all;
 use millrace_decode::{BatchContext, EventError, scan};
-use millrace_log::{EventLog, LogError, NewRecord, ReadLimit, Receipt};
+use millrace_log::{APPEND_BYTES_MAX, EventLog, LogError, NewRecord, RECORD_OVERHEAD_BYTES, ReadLimit, Receipt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
@@ -112,7 +112,9 @@ impl Ingest {
     ///
     /// Once this is called the append goes on even if the caller goes away.
     pub async fn accept(&self, envelope: &Envelope, events: Vec<NewEvent>) -> Vec<Result<Accepted, IngestError>> {
-        let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
+        // The context around a batch goes into the receipt of each of its events.
+        let beside = envelope.context.as_ref().map_or(0, Bytes::len);
+        let bytes: usize = events.iter().map(|event| event.payload.len() + beside).sum();
         // A request larger than the whole budget takes all of it: bounded, and it does not wait for ever.
         let permits = u32::try_from(bytes.min(self.in_flight_max)).unwrap_or(u32::MAX);
         let Ok(permit) = self.in_flight.clone().try_acquire_many_owned(permits) else {
@@ -211,13 +213,30 @@ impl Arrival<'_> {
     }
 }
 
-/// What one request appends to one partition.
-#[derive(Default)]
+/// Most bytes that a request appends at a time; a larger one is several appends, which fail apart.
+const APPEND_BYTES: usize = APPEND_BYTES_MAX / 4;
+
+/// What is appended to one partition at a time.
 struct Append {
+    partition: u32,
     /// Where the events stand in the request.
     indexes: Vec<usize>,
     keys: Vec<u128>,
     records: Vec<NewRecord>,
+    bytes: usize,
+    outcome: watch::Sender<Outcome>,
+}
+
+impl Append {
+    fn new(partition: u32) -> Self {
+        let outcome = watch::Sender::new(Outcome::Pending);
+        Self { partition, indexes: Vec::new(), keys: Vec::new(), records: Vec::new(), bytes: 0, outcome }
+    }
+}
+
+/// What a record counts against the log's limit for one append.
+fn encoded_bytes(record: &NewRecord) -> usize {
+    record.payload.len() + record.receipt.as_ref().map_or(0, Receipt::encoded_len) + RECORD_OVERHEAD_BYTES
 }
 
 /// Appends what is new, waits for what others are appending, and gives the outcome of each.
@@ -227,14 +246,23 @@ async fn append_once(
     events: Vec<Checked>,
     _in_flight: OwnedSemaphorePermit,
 ) -> Vec<Result<Accepted, IngestError>> {
-    // One outcome channel a partition: partitions fail apart.
-    let channels: Vec<_> = (0..log.partitions()).map(|_| watch::channel(Outcome::Pending)).collect();
     let mut results: Vec<Option<Result<Accepted, IngestError>>> = Vec::with_capacity(events.len());
     let mut waiting = Vec::new();
-    let mut appends: BTreeMap<u32, Append> = BTreeMap::new();
+    let mut appends: Vec<Append> = Vec::new();
+    // The append of each partition that takes further events, by its place in `appends`.
+    let mut open: BTreeMap<u32, usize> = BTreeMap::new();
     for (index, event) in events.into_iter().enumerate() {
-        let (_, outcome) = &channels[event.partition as usize];
-        match window.claim(event.key, outcome) {
+        let bytes = encoded_bytes(&event.record);
+        let place = match open.get(&event.partition) {
+            Some(place) if appends[*place].bytes + bytes <= APPEND_BYTES => *place,
+            _ => {
+                appends.push(Append::new(event.partition));
+                open.insert(event.partition, appends.len() - 1);
+                appends.len() - 1
+            }
+        };
+        let append = &mut appends[place];
+        match window.claim(event.key, &append.outcome.subscribe()) {
             Claim::Known => results.push(Some(Ok(Accepted::Duplicate))),
             Claim::Pending(receiver) => {
                 results.push(None);
@@ -242,19 +270,20 @@ async fn append_once(
             }
             Claim::New => {
                 results.push(None);
-                let append = appends.entry(event.partition).or_default();
                 append.indexes.push(index);
                 append.keys.push(event.key);
                 append.records.push(event.record);
+                append.bytes += bytes;
             }
         }
     }
-    let appended = join_all(appends.into_iter().map(|(partition, Append { indexes, keys, records })| {
-        let (log, window, sender) = (&log, &window, &channels[partition as usize].0);
+    let appended = join_all(appends.into_iter().filter(|append| !append.records.is_empty()).map(|append| {
+        let (log, window) = (&log, &window);
         async move {
+            let Append { partition, indexes, keys, records, outcome, .. } = append;
             let result = log.append(partition, records).await;
             window.settle(&keys, result.is_ok());
-            sender.send_replace(if result.is_ok() { Outcome::Durable } else { Outcome::Failed });
+            outcome.send_replace(if result.is_ok() { Outcome::Durable } else { Outcome::Failed });
             (indexes, result.map(|_| Accepted::New).map_err(|error| IngestError::Unavailable(error.to_string())))
         }
     }));

@@ -12,8 +12,8 @@ use millrace_decode::Decoder;
 use millrace_log::{EventLog, LogError, ReadLimit, Record};
 use millrace_plugin_host::ChainStop;
 use millrace_rows::{Cursor, Mark, Slice};
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{OptionsBuilder, Weighter};
 use tokio::sync::{Semaphore, watch};
 
 use crate::chains::{ChainBuildError, Chains};
@@ -94,6 +94,19 @@ impl Weighter<SliceKey, Arc<Slice>> for SliceBytes {
     }
 }
 
+/// An empty cache of at most `bytes`. It has one shard: in shards, each with a share of the bytes, a busy log's slices of
+/// several MiB would be too heavy for any.
+fn slice_cache(bytes: u64) -> Cache<SliceKey, Arc<Slice>, SliceBytes> {
+    /// A hint for sizing tables, no bound.
+    const SLICES: usize = 256;
+    let options = OptionsBuilder::new().shards(1).estimated_items_capacity(SLICES).weight_capacity(bytes).build();
+    match options {
+        Ok(options) => Cache::with_options(options, SliceBytes, Default::default(), Default::default()),
+        // It fails only where a capacity is missing.
+        Err(_) => Cache::with_weighter(SLICES, bytes, SliceBytes),
+    }
+}
+
 /// Computes slices.
 pub struct Processor {
     log: Arc<dyn EventLog>,
@@ -119,14 +132,12 @@ impl Processor {
         options: ProcessorOptions,
         metrics: Arc<Metrics>,
     ) -> Self {
-        // The number of items is only a hint: a slice of a busy log weighs a few MiB.
-        let cache = Cache::with_weighter(256, options.cache_bytes, SliceBytes);
         Self {
             log,
             decoder: Arc::new(decoder),
             chains,
             timeline,
-            cache,
+            cache: slice_cache(options.cache_bytes),
             slots: Semaphore::new(options.concurrency.max(1)),
             failures: FailureWindow::new(options.failure_rate_max),
             paused: OnceLock::new(),
