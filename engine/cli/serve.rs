@@ -11,6 +11,7 @@ use millrace_keyspace::embedded::EmbeddedKeyspace;
 use millrace_pipeline::engine::{Engine, ROOT};
 use millrace_timeline::Catalogue;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -103,24 +104,36 @@ impl Server {
     }
 }
 
-/// Waits for ctrl-c or a termination.
-pub async fn interrupted() -> Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
+/// The signals that end a server. Listened for from its beginning: one that comes while it starts is not missed.
+pub struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    /// Listens from now on.
+    pub fn listen() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
-    Ok(())
+
+    /// Waits for ctrl-c or a termination.
+    pub async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// Serves until interrupted, then stops in order: requests under way, what the stores hold, log and keyspace.
 pub async fn serve(config: &Config) -> Result<()> {
+    let mut interrupts = Interrupts::listen()?;
     let engine = open_engine(config).await?;
     engine.start().await;
     let server = Server::start(engine.clone(), config).await?;
     // On standard output, so that who starts a server on port 0 learns where it is.
     println!("listening on http://{}", server.address);
-    interrupted().await?;
+    interrupts.wait().await;
     tracing::info!("stopping");
     server.stop().await?;
     engine.stop().await?;
