@@ -110,6 +110,8 @@ impl Materializer {
         let partitions = self.processor.log().partitions();
         self.progress.report(store.name(), &state, partitions);
         self.progress.restart(store.name());
+        // The log does not remember it: a partition to which nothing comes any more must be trimmed after a restart, too.
+        self.release(&state).await;
 
         let (sender, receiver) = mpsc::channel(SLICES_WAITING_MAX);
         let mut feeders = JoinSet::new();
@@ -176,13 +178,18 @@ impl Materializer {
         let state = store.commit().await?;
         self.metrics.store_committed(store.name(), began.elapsed());
         self.progress.report(store.name(), &state, self.processor.log().partitions());
+        self.release(&state).await;
+        Ok(())
+    }
+
+    /// Tells the log what every store has: it may trim that.
+    async fn release(&self, state: &StoreState) {
         for partition in state.cursors.keys() {
             let Some(below) = self.progress.released_below(*partition) else { continue };
             if let Err(error) = self.processor.log().release(*partition, below).await {
                 tracing::warn!(partition, %error, "the log was not told what it may trim");
             }
         }
-        Ok(())
     }
 }
 
