@@ -131,6 +131,8 @@ async fn a_slice_is_computed_once_for_both_stores() {
     };
     let records = counted("millrace_transformed_records_total");
     assert_eq!(records, 20.0 * 200.0, "each record went through the chain once");
+    assert!(counted("millrace_log_fsyncs_total") >= 20.0 && counted("millrace_keyspace_up") == 1.0);
+    assert!(counted("millrace_log_bytes") > 0.0 && counted("millrace_keyspace_commits_total") > 0.0);
     engine.stop().await.unwrap();
     drop(Arc::clone(&engine));
 }

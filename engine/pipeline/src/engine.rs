@@ -326,6 +326,9 @@ impl Engine {
             cached_bytes: self.processor.cached_bytes(),
             ingest_bytes: self.ingest.in_flight_bytes() as u64,
             dedup_events: self.ingest.dedup_events() as u64,
+            log: self.log.stats(),
+            keyspace: self.keyspace.stats().await.ok(),
+            table: self.maintainer.counts(),
         };
         Ok(self.metrics.text(&status, &gauges))
     }

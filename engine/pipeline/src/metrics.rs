@@ -4,6 +4,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use millrace_delta::MaintenanceCounts;
 use millrace_rows::DeadLetter;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -148,6 +149,10 @@ pub(crate) struct Gauges {
     pub(crate) cached_bytes: u64,
     pub(crate) ingest_bytes: u64,
     pub(crate) dedup_events: u64,
+    pub(crate) log: millrace_log::embedded::Stats,
+    /// `None` while the keyspace can't tell, as while it is opened again.
+    pub(crate) keyspace: Option<millrace_keyspace::embedded::Stats>,
+    pub(crate) table: MaintenanceCounts,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -177,6 +182,8 @@ impl Metrics {
         gauge("resident_bytes", "Resident memory of the process", resident_bytes());
         gauge("chain_paused", "1 while the chain is paused", u64::from(status.paused.is_some()));
         gauge("revision", "Highest revision of the timeline", status.revision);
+
+        parts(&mut registry, gauges);
 
         let (first, end) = (Family::<PartitionLabel, Gauge>::default(), Family::<PartitionLabel, Gauge>::default());
         for (partition, bounds) in (0..).zip(&status.log.partitions) {
@@ -209,6 +216,43 @@ impl Metrics {
             Err(error) => format!("# {error}\n"),
         }
     }
+}
+
+/// What log, keyspace and table say of themselves.
+fn parts(registry: &mut Registry, gauges: &Gauges) {
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    let log = |of: fn(&millrace_log::embedded::PartitionStats) -> u64| gauges.log.partitions.iter().map(of).sum();
+    gauge("log_bytes", "Bytes of all segments", gauges.log.bytes);
+    gauge("log_queue_bytes", "Bytes of appends that wait to be written", gauges.log.queue_bytes as u64);
+    gauge("log_segments", "Segments", log(|p| p.segments));
+    gauge("log_closed_partitions", "Partitions that take no more appends", log(|p| u64::from(p.closed)));
+    let keyspace = gauges.keyspace.unwrap_or_default();
+    gauge("keyspace_up", "0 while the keyspace is closed after a failed write", u64::from(gauges.keyspace.is_some()));
+    gauge("keyspace_disk_bytes", "Bytes of journals and tables", keyspace.disk_bytes);
+    gauge("keyspace_write_buffer_bytes", "Bytes in write buffers", keyspace.write_buffer_bytes);
+    gauge("keyspace_cache_bytes", "Bytes in the block cache", keyspace.cache_bytes);
+
+    let mut counter = |name: &str, help: &str, value: u64| {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    };
+    counter("log_appends", "Appends acknowledged", log(|p| p.appends));
+    counter("log_frames", "Group commits written", log(|p| p.frames));
+    counter("log_fsyncs", "Calls of fsync on segments", log(|p| p.fsyncs));
+    counter("log_trimmed_segments", "Segments trimmed", log(|p| p.trimmed));
+    counter("log_trimmed_early", "Segments trimmed before their age, for the disk budget", gauges.log.trimmed_early);
+    counter("keyspace_commits", "Batches committed", keyspace.commits);
+    counter("keyspace_conflicts", "Batches refused by a compare", keyspace.conflicts);
+    counter("keyspace_fsyncs", "Calls of fsync for commits", keyspace.fsyncs);
+    counter("keyspace_reopens", "Times that the files were opened again after a failed write", keyspace.reopens);
+    counter("table_checkpoints", "Checkpoints of the Delta table", gauges.table.checkpoints);
+    counter("table_orphans_removed", "Files that no log entry mentions, removed", gauges.table.orphans_removed);
+    counter("table_maintenance_failures", "Runs of the table's maintenance that failed", gauges.table.failures);
 }
 
 /// Resident memory of this process; 0 where the system does not tell.
