@@ -130,7 +130,14 @@ fn in_other(text: &[u8], start: usize, end: usize) -> bool {
     let hex = |byte: &&u8| byte.is_ascii_hexdigit();
     let before = text[..start].iter().rev().take(HEX_ID).take_while(hex).count();
     let after = text[end..].iter().take(HEX_ID).take_while(hex).count();
-    before + after > 0 && end - start + before + after >= HEX_ID
+    let digit = |byte: &&u8| byte.is_ascii_digit();
+    let first = text[start..end].iter().take_while(digit).count();
+    let last = text[start..end].iter().rev().take_while(digit).count();
+    if first == end - start {
+        return before + after > 0 && before + first + after >= HEX_ID;
+    }
+    // A separator ends an id: only the outer groups can be part of one.
+    (before > 0 && before + first >= HEX_ID) || (after > 0 && last + after >= HEX_ID)
 }
 
 fn is_card(text: &[u8], length: usize, cards: Cards) -> bool {
@@ -198,6 +205,16 @@ mod tests {
             last = end;
         });
         out + &text[last..]
+    }
+
+    #[test]
+    fn a_number_with_separators_is_no_part_of_an_id_behind_it() {
+        for cards in [Cards::Known, Cards::Any] {
+            assert_eq!(masked("4111 1111 1111 1111a4111111111111111", cards), "#a#");
+            assert_eq!(masked("4111111111111111a4111 1111 1111 1111", cards), "#a#");
+        }
+        let id = "4111111111111111a4111111111111111";
+        assert_eq!(masked(id, Cards::Known), id, "33 hexadecimal digits");
     }
 
     #[test]

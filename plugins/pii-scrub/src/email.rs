@@ -47,7 +47,11 @@ fn run(text: &[u8], ascii: impl Fn(u8) -> bool) -> usize {
             continue;
         }
         let tail = text[..start].iter().rev().take(4).take_while(|byte| **byte & 0xc0 == 0x80).count();
-        let Some(lead) = start.checked_sub(tail + 1) else { break };
+        // Bytes out of a percent escape may be no UTF-8: what stands before them is not theirs.
+        let Some(lead) = start.checked_sub(tail + 1).filter(|lead| text[*lead] >= 0xc0) else {
+            start -= tail.max(1);
+            continue;
+        };
         // General and CJK punctuation, full-width signs: these end a word.
         if let [0xe2, 0x80 | 0x81, _] | [0xe3, 0x80, _] | [0xef, 0xbc, 0x80..=0x8f | 0x9a..=0xa0] = text[lead..start] {
             break;
@@ -83,7 +87,23 @@ fn domain(text: &[u8]) -> usize {
     let named =
         top.len() >= 2 && (top[0].is_ascii_alphabetic() || top[0] >= 0x80 || top.iter().any(u8::is_ascii_alphabetic));
     let numbered = std::str::from_utf8(domain).is_ok_and(|domain| domain.parse::<std::net::Ipv4Addr>().is_ok());
-    if dot == 0 || !(named || numbered) || is_image(domain) { 0 } else { length }
+    if dot == 0 || is_image(domain) {
+        return 0;
+    }
+    if named || numbered { length } else { shorter(&domain[..dot]) }
+}
+
+/// Length of the longest domain at the start of `text` whose last name has letters only: in `ada@example.com.4111…` the
+/// number behind the dot is no part of the domain, and hides none.
+fn shorter(mut text: &[u8]) -> usize {
+    while let Some(dot) = text.iter().rposition(|byte| *byte == b'.') {
+        let top = &text[dot + 1..];
+        if dot > 0 && top.len() >= 2 && top.iter().all(u8::is_ascii_alphabetic) {
+            return text.len();
+        }
+        text = &text[..dot];
+    }
+    0
 }
 
 /// `logo@2x.png` is a picture for fine screens.
@@ -132,6 +152,13 @@ mod tests {
                 assert_eq!(got, expected, "{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_number_behind_the_domain_hides_no_address() {
+        assert_eq!(masked("ada@example.com.4111111111111111", true), "#.4111111111111111");
+        assert_eq!(masked("ada@example.com.1.2.3", true), "#.1.2.3");
+        assert_eq!(masked("pkg@18.2.0-beta.1", true), "pkg@18.2.0-beta.1");
     }
 
     #[test]
