@@ -6,12 +6,11 @@
 mod common;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Audit, PATIENCE, Server, event, seed};
+use common::{PATIENCE, Server, assert_exactly_once, event, seed};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
@@ -89,18 +88,6 @@ impl Load {
         self.stop.store(true, Ordering::SeqCst);
         self.senders.into_iter().flat_map(|sender| sender.join().expect("the sender")).collect()
     }
-}
-
-/// Lets the stores catch up, stops the server in order, and compares.
-fn assert_exactly_once(data_dir: &Path, server: Server, acknowledged: &HashSet<String>) {
-    server.wait_caught_up();
-    assert!(server.stop().success());
-    let audit = Audit::of(data_dir);
-    audit.assert_agree();
-    for id in acknowledged {
-        assert_eq!(audit.event_ids.get(id), Some(&1), "event {id} was acknowledged");
-    }
-    println!("{} events acknowledged, {} rows", acknowledged.len(), audit.recomputed.len());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Audit, Server, event};
+use common::{Server, assert_exactly_once, event};
 use serde_json::json;
 
 /// A file system of a few MiB, unmounted at the end.
@@ -86,13 +86,7 @@ fn a_full_disk_refuses_events_and_loses_none() {
     let (more, refused) = fill(&server, "second", 20);
     assert!(!refused);
     acknowledged.extend(more);
-    server.wait_caught_up();
-    assert!(server.stop().success());
-    let audit = Audit::of(dir.path());
-    audit.assert_agree();
-    for id in &acknowledged {
-        assert_eq!(audit.event_ids.get(id), Some(&1), "event {id} was acknowledged");
-    }
+    assert_exactly_once(dir.path(), server, &acknowledged);
 }
 
 #[test]
@@ -110,11 +104,5 @@ fn a_disk_that_gets_room_again_is_used_without_a_restart() {
     let (more, refused) = fill(&server, "second", 20);
     assert!(!refused, "there is room, and events are refused");
     acknowledged.extend(more);
-    server.wait_caught_up();
-    assert!(server.stop().success());
-    let audit = Audit::of(dir.path());
-    audit.assert_agree();
-    for id in &acknowledged {
-        assert_eq!(audit.event_ids.get(id), Some(&1), "event {id} was acknowledged");
-    }
+    assert_exactly_once(dir.path(), server, &acknowledged);
 }

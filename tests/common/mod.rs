@@ -2,7 +2,7 @@
 //! recomputation from the log.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -258,6 +258,19 @@ impl Audit {
         }
         assert_eq!(self.dead[0], self.dead[1], "dead letters");
     }
+}
+
+/// Lets the stores catch up, stops the server in order, and compares: both stores hold what the log says, and every
+/// acknowledged event once.
+pub fn assert_exactly_once(data_dir: &Path, server: Server, acknowledged: &HashSet<String>) {
+    server.wait_caught_up();
+    assert!(server.stop().success());
+    let audit = Audit::of(data_dir);
+    audit.assert_agree();
+    for id in acknowledged {
+        assert_eq!(audit.event_ids.get(id), Some(&1), "event {id} was acknowledged");
+    }
+    println!("{} events acknowledged, {} rows", acknowledged.len(), audit.recomputed.len());
 }
 
 fn add(rows: &mut Rows, batch: &arrow::record_batch::RecordBatch, name: &str) {
