@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 
 use crate::columns::{Batch, Manifest, Output};
 use crate::event::{Event, Outcome, Rows, State};
-use crate::schema::{Schema, Spec};
+use crate::schema::{Layout, Schema};
 
 /// A transform: what an author writes.
 ///
@@ -50,18 +50,27 @@ pub struct NoConfig {}
 pub struct Instance<T> {
     plugin: T,
     manifest: Manifest,
-    specs: Vec<Spec>,
+    layout: Layout,
 }
 
 impl<T: Transform> Instance<T> {
     /// Configures the plugin with a JSON document; an empty text stands for `{}`.
     pub fn new(config: &str) -> Result<Self, String> {
+        Self::configured(config, Schema::default())
+    }
+
+    /// The same with lookup tables, which a guest has of its host.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn with_tables(config: &str, tables: std::sync::Arc<dyn crate::tables::Tables>) -> Result<Self, String> {
+        Self::configured(config, Schema::with_tables(tables))
+    }
+
+    fn configured(config: &str, mut schema: Schema) -> Result<Self, String> {
         let config = if config.trim().is_empty() { "{}" } else { config };
         let config = serde_json::from_str(config).map_err(|error| format!("the configuration is wrong: {error}"))?;
-        let mut schema = Schema::default();
         let plugin = T::configure(config, &mut schema)?;
-        let (manifest, specs) = schema.finish(T::NAME, T::VERSION)?;
-        Ok(Self { plugin, manifest, specs })
+        let (manifest, layout) = schema.finish(T::NAME, T::VERSION)?;
+        Ok(Self { plugin, manifest, layout })
     }
 
     /// What the plugin declares.
@@ -71,8 +80,8 @@ impl<T: Transform> Instance<T> {
 
     /// Transforms one batch, whose columns are those of [`Manifest::reads`].
     pub fn transform(&self, batch: Batch) -> Result<Output, String> {
-        let mut state = State::new(&self.specs, batch)?;
+        let mut state = State::new(&self.layout, batch)?;
         self.plugin.transform_batch(&mut Rows { state: &mut state })?;
-        state.finish(&self.specs)
+        state.finish(&self.layout.specs)
     }
 }

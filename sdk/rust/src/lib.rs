@@ -73,6 +73,7 @@ extern crate self as millrace_sdk;
 
 pub mod columns;
 pub mod json;
+pub mod tables;
 
 mod bits;
 mod event;
