@@ -6,18 +6,19 @@ use crate::kind::{AnySlot, Kind, TextKind, each_kind};
 use crate::schema::{Code, ColMut, Handle, Layout, Spec, Use};
 use crate::store::Buffer;
 
-/// What becomes of an event.
+/// What becomes of an event. Codes are handles that [`Schema::code`](crate::Schema::code) gave, or the names that
+/// `#[transform]` made of those declared there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Outcome {
+pub enum Outcome<C = Code> {
     /// It goes on, as it is now.
     Keep,
     /// Only what [`Event::emit`] put out goes on; at least one row must have been.
     Emitted,
     /// It is left out on purpose, and whatever it emitted with it.
-    Drop(Code),
+    Drop(C),
     /// It could not be transformed. Its log record becomes a dead letter and reaches no store.
-    Fail(Code),
+    Fail(C),
 }
 
 /// The batch while it is transformed.
@@ -252,6 +253,18 @@ impl Event<'_> {
         for slot in &state.writable {
             each_kind!(&mut state.slots[*slot], slot => slot.emit(row));
         }
+    }
+
+    /// The same event, lent for a while: what `#[transform]` wraps.
+    #[doc(hidden)]
+    #[inline]
+    pub fn reborrow(&mut self) -> Event<'_> {
+        Event { state: self.state, row: self.row }
+    }
+
+    /// Its place in the batch.
+    pub(crate) fn row(&self) -> usize {
+        self.row
     }
 
     fn stage<T: Kind + ?Sized>(&mut self, column: ColMut<T>) -> &mut crate::store::Slot<T::Store> {

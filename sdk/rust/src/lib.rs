@@ -67,8 +67,7 @@
 //! whatever stands beside it: the host checks that by splitting batches at random. `std::collections::HashMap` compiles
 //! and has the same order in every instance here, but not natively: don't let its order reach a row.
 
-// The bindings name the crate from within themselves and from within plugins alike.
-#[cfg(target_arch = "wasm32")]
+// The bindings and the attribute name the crate from within itself and from within plugins alike.
 extern crate self as millrace_sdk;
 
 pub mod columns;
@@ -76,8 +75,10 @@ pub mod json;
 pub mod tables;
 
 mod bits;
+mod error;
 mod event;
 mod instance;
+mod into_value;
 mod kind;
 mod schema;
 mod store;
@@ -89,10 +90,20 @@ pub mod golden;
 #[doc(hidden)]
 pub mod guest;
 
+#[doc(hidden)]
+pub use error::Codes;
+pub use error::{Error, Result};
 pub use event::{Event, Outcome, Rows, View};
 pub use instance::{Instance, NoConfig, Transform};
+pub use into_value::IntoValue;
 pub use kind::{Kind, TextKind, Timestamp};
+pub use millrace_sdk_macros::transform;
 pub use schema::{Code, Col, ColMut, Handle, Schema};
+
+/// What a plugin made with [`#[transform]`](macro@transform) needs.
+pub mod prelude {
+    pub use crate::{Error, Result, Timestamp, json, log, transform};
+}
 
 /// Sends a line to the plugin's author: see [`log!`].
 pub fn log(message: &str) {
