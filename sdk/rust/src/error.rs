@@ -5,7 +5,7 @@ use std::fmt;
 use crate::event::{Event, Outcome};
 use crate::schema::{Code, Schema};
 
-/// The result of a function under [`#[transform]`](crate::transform), and of functions that it calls.
+/// The result of a function under [`#[transform]`](macro@crate::transform), and of functions that it calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why an event fails: a declared code, which stands in the dead letter, and a message, which goes to the plugin's author

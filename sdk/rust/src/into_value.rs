@@ -7,7 +7,7 @@ use crate::kind::{Kind, Timestamp};
 use crate::schema::ColMut;
 
 /// What a column of a kind can be set to: its own values, what becomes one without a loss, and `Option`s of these, where
-/// `None` makes the column null. The setters of [`#[transform]`](crate::transform) take it.
+/// `None` makes the column null. The setters of [`#[transform]`](macro@crate::transform) take it.
 #[diagnostic::on_unimplemented(
     message = "a column of kind `{K}` can't be set to `{Self}`",
     label = "not a value of kind `{K}`",
@@ -46,8 +46,10 @@ into_value!(str: String, &String, Cow<'_, str>, &Cow<'_, str>, Box<str> => |text
 into_value!([u8]: &[u8] => |bytes| bytes);
 into_value!([u8]: Vec<u8>, &Vec<u8>, Cow<'_, [u8]> => |bytes| &bytes);
 into_value!([u8]: &str, &&str, String, &String, Cow<'_, str>, &Cow<'_, str> => |text| text.as_bytes());
-into_value!(i64: i64, i32, i16, i8, u32, u16, u8 => |number| i64::from(number));
-into_value!(f64: f64, f32, i32, i16, i8, u32, u16, u8 => |number| f64::from(number));
+into_value!(i64: i64 => |number| number);
+into_value!(i64: i32, i16, i8, u32, u16, u8 => |number| i64::from(number));
+into_value!(f64: f64 => |number| number);
+into_value!(f64: f32, i32, i16, i8, u32, u16, u8 => |number| f64::from(number));
 into_value!(bool: bool => |flag| flag);
 into_value!(Timestamp: Timestamp => |time| time);
 

@@ -22,7 +22,8 @@ pub(crate) fn expand(arguments: TokenStream, function: TokenStream, package: &st
     check_package(&function.name, package)?;
     let config = config(&function, &plan)?;
     let parts = [event(&function, &plan), codes(&function, &plan), plugin(&function, &plan, config)];
-    Ok(quote!(#item #(#parts)*))
+    // Its answer is a `Result` even where nothing can go wrong.
+    Ok(quote!(#[allow(clippy::unnecessary_wraps)] #item #(#parts)*))
 }
 
 /// The package's name becomes the plugin's.
@@ -278,5 +279,9 @@ fn plugin(function: &Function, plan: &Plan, config: Option<TokenStream>) -> Toke
         }
 
         ::millrace_sdk::export!(#plugin);
+
+        // Natively nothing is exported: without tests nobody would use a plugin that is not public.
+        const _: fn(&::core::primitive::str) -> ::core::result::Result<::millrace_sdk::Instance<#plugin>, ::std::string::String> =
+            ::millrace_sdk::Instance::<#plugin>::new;
     }
 }

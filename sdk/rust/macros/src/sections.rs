@@ -15,7 +15,7 @@ pub(crate) struct Section {
 /// What stands behind its name.
 pub(crate) enum Content {
     List(TokenStream),
-    Value(Type),
+    Value(Box<Type>),
     Nothing,
 }
 
@@ -28,7 +28,7 @@ impl Parse for Section {
             Content::List(list.parse()?)
         } else if input.peek(Token![=]) {
             input.parse::<Token![=]>()?;
-            Content::Value(input.parse()?)
+            Content::Value(Box::new(input.parse()?))
         } else {
             Content::Nothing
         };

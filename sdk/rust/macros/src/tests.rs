@@ -159,6 +159,6 @@ fn all_mistakes_are_told_at_once() {
 fn the_function_is_not_touched() {
     let function = "/// Doc.\n#[inline] pub(crate) fn plugin(event: &mut Event) -> Result<Outcome> { let x = 1; x }";
     let code = expand(tokens("writes(url)"), tokens(function), "plugin").unwrap().to_string();
-    assert!(code.starts_with(&tokens(function).to_string()), "{code}");
+    assert!(code.contains(&tokens(function).to_string()), "{code}");
     assert!(code.contains("pub (crate) struct Plugin"), "{code}");
 }
