@@ -217,7 +217,7 @@ impl Case {
         let mut transform = |ranges: &[Range<usize>]| -> Result<Vec<Expected>, String> {
             let mut outcomes = Vec::new();
             for range in ranges {
-                let batch = batch(&manifest, &self.rows_in[range.clone()])?;
+                let batch = batch_of(&manifest, &self.rows_in, range.clone())?;
                 let output = plugin
                     .transform(batch.clone())
                     .map_err(|message| format!("rows {range:?}: the call failed: {message}"))?;
@@ -263,32 +263,32 @@ impl fmt::Display for Expected {
 
 /// The batch that a host would send for `rows`.
 pub fn batch(manifest: &Manifest, rows: &[Row]) -> Result<Batch, String> {
-    for row in rows {
+    batch_of(manifest, rows, 0..rows.len())
+}
+
+/// The batch of some of the rows: the types of its columns are those of all.
+fn batch_of(manifest: &Manifest, all: &[Row], range: Range<usize>) -> Result<Batch, String> {
+    for row in all {
         if let Some(name) = row.keys().find(|name| !manifest.reads.contains(name)) {
             return Err(format!("rows_in has the column {name:?}, which the plugin does not read"));
         }
     }
-    let columns = manifest
-        .reads
-        .iter()
-        .map(|name| {
-            let values: Vec<Option<&Value>> =
-                rows.iter().map(|row| row.get(name).filter(|value| !value.is_null())).collect();
-            column(name, &values)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Batch { rows: rows.len() as u32, columns })
+    let columns = manifest.reads.iter().map(|name| {
+        let values: Vec<Option<&Value>> =
+            all.iter().map(|row| row.get(name).filter(|value| !value.is_null())).collect();
+        typed_column(name, type_of_column(name, &values), &values[range.clone()])
+    });
+    Ok(Batch { rows: range.len() as u32, columns: columns.collect::<Result<_, _>>()? })
 }
 
-/// A column of the values' type. A base column has its own type even where all values are null; a column that an earlier
-/// step added and that is null throughout passes for text.
-fn column(name: &str, values: &[Option<&Value>]) -> Result<Column, String> {
-    let ty = match name {
+/// The type of a column: a base column has its own even where all values are null; a column that an earlier step added and
+/// that is null throughout passes for text.
+fn type_of_column(name: &str, values: &[Option<&Value>]) -> ColumnType {
+    match name {
         "event_time" | "received_at" => ColumnType::Timestamp,
         "time_suspect" => ColumnType::Bool,
         _ => type_of(values),
-    };
-    typed_column(name, ty, values)
+    }
 }
 
 /// The type of values: text if there are none, int64 if all are whole numbers.

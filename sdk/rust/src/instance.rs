@@ -73,8 +73,11 @@ pub trait Transform: Sized {
     /// wrote the configuration.
     fn configure(config: Self::Config, schema: &mut Schema) -> Result<Self, String>;
 
-    /// Transforms one event.
-    fn transform(&self, event: &mut Event<'_>) -> Outcome;
+    /// Transforms one event. Only a plugin that transforms whole batches, and does not call it, can leave it out.
+    fn transform(&self, event: &mut Event<'_>) -> Outcome {
+        let _ = event;
+        panic!("{} has neither `transform` nor `transform_batch`", Self::NAME)
+    }
 
     /// Transforms a batch; by default event by event. This is the columnar form, for plugins that look at whole columns
     /// first, keep buffers from one event to the next, or compute the keys of a lookup:

@@ -113,7 +113,7 @@ const fn fixed(name: &'static str, kind: Kind) -> Base {
     Base { name, kind, writable: false }
 }
 
-/// The columns that every event has when it gets to a plugin, as `millrace-rows` defines them; the goldens of the workspace hold the two together.
+/// The columns that every event has when it gets to a plugin, as `millrace-rows` defines them; a test holds the two together.
 pub(crate) const BASE: [Base; 25] = [
     fixed("event_id", Kind::Str),
     base("device_id", Kind::Str),

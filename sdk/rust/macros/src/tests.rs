@@ -3,6 +3,7 @@
 use proc_macro2::TokenStream;
 
 use crate::expand::expand;
+use crate::kind::{BASE, Kind};
 
 const FUNCTION: &str = "fn plugin(event: &mut Event) -> Result<Outcome> { Ok(Outcome::Keep) }";
 
@@ -161,4 +162,30 @@ fn the_function_is_not_touched() {
     let code = expand(tokens("writes(url)"), tokens(function), "plugin").unwrap().to_string();
     assert!(code.contains(&tokens(function).to_string()), "{code}");
     assert!(code.contains("pub (crate) struct Plugin"), "{code}");
+}
+
+/// The rows' definition is read as text: depending on it would make every plugin's author compile it.
+#[test]
+fn the_columns_of_every_event_are_those_of_rows() {
+    let schema = include_str!("../../../../sinks/rows/src/schema.rs");
+    let (_, list) = schema.split_once("pub const BASE: &[ColumnDef] = &[").expect("the list begins");
+    let (list, _) = list.split_once("];").expect("the list ends");
+    let defined: Vec<_> = list
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix("),")?.split_once("(\""))
+        .map(|(word, rest)| {
+            let (name, ty) = rest.split_once("\", ColumnType::").expect("a name and a type");
+            (name, ty, word == "column")
+        })
+        .collect();
+    let ours = BASE.iter().filter(|base| !base.name.starts_with('_')).map(|base| {
+        let ty = match base.kind {
+            Kind::Str | Kind::Json => "String",
+            Kind::Timestamp => "Timestamp",
+            Kind::Bool => "Bool",
+            other => panic!("no base column is of kind {}", other.name()),
+        };
+        (base.name, ty, base.writable)
+    });
+    assert_eq!(ours.collect::<Vec<_>>(), defined);
 }
