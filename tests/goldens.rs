@@ -108,7 +108,7 @@ fn check(host: &PluginHost, plugin: &Plugin, case: &Case) {
         (Ok(_), Some(part)) => panic!("the configuration was accepted, expected an error with {part:?}"),
         (manifest, None) => manifest.expect("the configuration is accepted"),
     };
-    let step = StepSpec { plugin: plugin.clone(), config, limits: Limits::default() };
+    let step = StepSpec::new(plugin.clone(), config, Limits::default());
     let chain = Chain::new(host, vec![step]).expect("one step fits");
     let output = chain.run(decoded(&case.rows_in)).expect("the chain runs");
     let mut dropped: Vec<(String, u64)> =

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -204,4 +205,6 @@ pub struct StepStats {
     pub rows_dropped: u64,
     /// Fuel of all calls.
     pub fuel: u64,
+    /// Time by the clock, waiting for a free call included.
+    pub took: Duration,
 }
