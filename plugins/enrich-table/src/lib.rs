@@ -13,6 +13,8 @@
 //! | `missing` | keep | what becomes of an event for whose key the table has nothing: `drop` or `fail`, with the code `not_in_table` |
 //! | `no_key` | keep | the same for an event without a key, with the code `no_key` |
 //!
+//! With no columns, and nothing else said, it does nothing.
+//!
 //! The columns that are added have the types of the table's. How keys are compared is the table's affair: exactly, or as
 //! addresses and numbers that lie in ranges. The table has nothing for a key where it has no row, or where all of the
 //! named columns are null in that row.
@@ -31,8 +33,8 @@ use millrace_sdk::{Code, Col, ColMut, Event, Outcome, Rows, Schema, Timestamp, T
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    table: String,
-    key: String,
+    table: Option<String>,
+    key: Option<String>,
     #[serde(default)]
     key_type: KeyType,
     columns: BTreeMap<String, String>,
@@ -56,9 +58,12 @@ enum Instead {
     Fail,
 }
 
-/// The configured lookup.
+/// The configured lookup, if there is one.
 #[derive(Debug)]
-pub struct EnrichTable {
+pub struct EnrichTable(Option<Lookup>);
+
+#[derive(Debug)]
+struct Lookup {
     table: Table,
     key: Key,
     /// Columns of the table, and those that get their values.
@@ -93,18 +98,23 @@ impl Transform for EnrichTable {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 
     fn configure(config: Config, schema: &mut Schema) -> Result<Self, String> {
-        if config.columns.is_empty() {
+        let Config { table, key, key_type, columns, missing, no_key } = config;
+        if columns.is_empty() && table.is_none() && key.is_none() && missing.is_none() && no_key.is_none() {
+            return Ok(Self(None));
+        }
+        if columns.is_empty() {
             return Err("columns: name at least one, as in {\"country\": \"ip_country\"}".to_owned());
         }
-        let key = Key::new(&config.key, config.key_type, schema)?;
-        let table = schema.table(&config.table);
+        let key = key.ok_or("key: name the column whose value is looked up")?;
+        let key = Key::new(&key, key_type, schema)?;
+        let table = schema.table(&table.ok_or("table: name the lookup table")?);
         let known = table.columns();
         let mut names = BTreeSet::new();
-        let columns = config.columns.into_iter().map(|(from, name)| {
+        let columns = columns.into_iter().map(|(from, name)| {
             if !names.insert(name.clone()) {
                 return Err(format!("columns: {name:?} would be added twice"));
             }
-            let ty = type_of(&from, known.as_deref(), &config.table)?;
+            let ty = type_of(&from, known.as_deref(), table.name())?;
             Ok((from, To::new(ty, &name, schema)))
         });
         let columns = columns.collect::<Result<_, _>>()?;
@@ -114,12 +124,18 @@ impl Transform for EnrichTable {
                 (Instead::Fail, code) => Outcome::Fail(code),
             })
         };
-        let missing = outcome(config.missing, "not_in_table");
-        let no_key = outcome(config.no_key, "no_key");
-        Ok(Self { table, key, columns, missing, no_key })
+        let missing = outcome(missing, "not_in_table");
+        let no_key = outcome(no_key, "no_key");
+        Ok(Self(Some(Lookup { table, key, columns, missing, no_key })))
     }
 
     fn transform_batch(&self, rows: &mut Rows<'_>) -> Result<(), String> {
+        self.0.as_ref().map_or(Ok(()), |lookup| lookup.enrich(rows))
+    }
+}
+
+impl Lookup {
+    fn enrich(&self, rows: &mut Rows<'_>) -> Result<(), String> {
         let keys = self.key.column(rows);
         let wanted: Vec<&str> = self.columns.iter().map(|(from, _)| from.as_str()).collect();
         let found = self.table.lookup(&keys, &wanted)?;
@@ -152,7 +168,6 @@ fn type_of(column: &str, known: Option<&[AddedColumn]>, table: &str) -> Result<C
 impl Key {
     fn new(key: &str, ty: KeyType, schema: &mut Schema) -> Result<Self, String> {
         match (key.split_once('.'), ty) {
-            (None, _) if key.is_empty() => Err("key: name the column whose value is looked up".to_owned()),
             (None, KeyType::String) => Ok(Self::Text(schema.read(key))),
             (None, KeyType::Int64) => Ok(Self::Int(schema.read(key))),
             (Some((document, path)), ty) if DOCUMENTS.contains(&document) && !path.is_empty() => {

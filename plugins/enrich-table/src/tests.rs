@@ -51,3 +51,22 @@ fn before_the_table_is_there_the_plugin_describes_itself() {
     assert_eq!((manifest.tables.len(), manifest.adds.len(), manifest.codes.len()), (1, 1, 0));
     assert!(sample().columns("countries").is_some_and(|columns| columns.len() == 3));
 }
+
+#[test]
+fn whole_numbers_that_an_earlier_step_added_are_keys() {
+    let config = r#"{"table": "shops", "key": "shop", "key_type": "int64", "columns": {"city": "shop_city"}}"#;
+    let shops = serde_json::from_str(r#"{"shops": {"key": "id", "rows": [{"id": 1, "city": "Bern"}, {"id": 2}]}}"#);
+    let tables = MemoryTables::new(&shops.unwrap()).unwrap();
+    let plugin = Instance::<EnrichTable>::with_tables(config, Arc::new(tables)).unwrap();
+    let columns = vec![Column::int64([Some(2), Some(1), None, Some(9)])];
+    let output = plugin.transform(Batch { rows: 4, columns }).unwrap();
+    assert_eq!(output.columns, [Returned::Column(Column::text([None, Some("Bern"), None, None]))]);
+}
+
+#[test]
+fn without_a_table_it_does_nothing() {
+    let plugin = Instance::<EnrichTable>::new(r#"{"columns": {}}"#).unwrap();
+    assert!(plugin.manifest().tables.is_empty() && plugin.manifest().reads.is_empty());
+    let output = plugin.transform(Batch { rows: 2, columns: Vec::new() }).unwrap();
+    assert_eq!((output.columns, output.sources), (Vec::new(), None));
+}

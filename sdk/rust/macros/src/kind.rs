@@ -114,7 +114,7 @@ const fn fixed(name: &'static str, kind: Kind) -> Base {
 }
 
 /// The columns that every event has when it gets to a plugin, as `millrace-rows` defines them; a test holds the two together.
-pub(crate) const BASE: [Base; 25] = [
+pub(crate) const BASE: [Base; 22] = [
     fixed("event_id", Kind::Str),
     base("device_id", Kind::Str),
     base("user_id", Kind::Str),
@@ -137,7 +137,4 @@ pub(crate) const BASE: [Base; 25] = [
     base("properties", Kind::Json),
     base("context", Kind::Json),
     base("envelope", Kind::Json),
-    fixed("_partition", Kind::Int),
-    fixed("_offset", Kind::Int),
-    fixed("_sub", Kind::Int),
 ];

@@ -58,6 +58,9 @@ pub(crate) struct Plan {
 
 const SECTIONS: [&str; 7] = ["reads", "writes", "adds", "codes", "lookups", "error", "config"];
 
+/// Columns of rows that plugins do not get.
+const LINEAGE: [&str; 4] = ["_partition", "_offset", "_sub", "_revision"];
+
 /// The code of errors, unless another is named.
 const ERROR: &str = "error";
 
@@ -254,6 +257,12 @@ fn base(name: &str) -> Option<&'static Base> {
 fn kind_of(column: &sections::Column, name: &str, usage: Usage) -> Result<Kind, Fault> {
     let token = &column.name;
     let given = column.kind.as_ref().map(Kind::parse).transpose()?;
+    if LINEAGE.contains(&name) {
+        return Err(Fault::new(
+            token,
+            format!("no plugin sees where an event lies in the log: `{name}` is the host's"),
+        ));
+    }
     match (base(name), usage) {
         (Some(_), Usage::Add) => Err(Fault::new(
             token,

@@ -28,6 +28,13 @@ pub struct CaseTable {
     pub rows: Vec<Row>,
 }
 
+impl CaseTable {
+    /// Its rows, an object a line: what a host can read.
+    pub fn to_ndjson(&self) -> String {
+        self.rows.iter().map(|row| Value::Object(row.clone()).to_string() + "\n").collect()
+    }
+}
+
 /// The tables of a case, ready to be asked.
 #[derive(Debug, Default)]
 pub struct MemoryTables(BTreeMap<String, MemoryTable>);
