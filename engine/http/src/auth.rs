@@ -1,7 +1,7 @@
 //! Who is let in, to what, and how often.
 //!
 //! A token comes as `Authorization: Bearer <token>`, or as the user name of `Authorization: Basic`, which is where Segment's
-//! SDKs put their write key. While no token is in force everybody is let in.
+//! SDKs put their write key. While no token is in force a server on loopback lets everybody in.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -25,8 +25,10 @@ const RATES_MAX: usize = 10_000;
 /// Who is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Whoever has a token; everybody while there is none.
+    /// Whoever has a token.
     Tokens,
+    /// Whoever has a token; everybody while none is in force: for a server on loopback.
+    TokensOnceMade,
     /// A command on this machine, which has the data directory itself.
     Offline,
 }
@@ -56,14 +58,15 @@ fn admit(api: &Api, needs: Needs, headers: &HeaderMap) -> Result<Principal, ApiE
         return Ok(Principal::trusted("offline"));
     }
     let tokens = api.engine.tokens();
+    let open = api.trust == Trust::TokensOnceMade && !tokens.any_in_force();
     let principal = match token_of(headers) {
         Some(text) => match tokens.verify(&text) {
             Some(principal) => principal,
             // While there are no tokens a client may send what it likes, as SDKs do with their write keys.
-            None if !tokens.any_in_force() => Principal::trusted("anonymous"),
+            None if open => Principal::trusted("anonymous"),
             None => return Err(ApiError::unauthorized("the token is not known, or was taken back")),
         },
-        None if !tokens.any_in_force() => Principal::trusted("anonymous"),
+        None if open => Principal::trusted("anonymous"),
         None => {
             return Err(ApiError::unauthorized(
                 "a token is needed: send it as Authorization: Bearer, or as the user name of Basic",
