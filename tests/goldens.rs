@@ -13,10 +13,14 @@ use arrow::array::{
 };
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
-use millrace_plugin_host::{Chain, ChainOutput, HostOptions, Limits, Manifest, Plugin, PluginHost, StepSpec};
+use millrace_plugin_host::{
+    BoundTable, Chain, ChainOutput, HostOptions, Limits, Manifest, Plugin, PluginHost, StepSpec, Tables,
+};
 use millrace_rows::ColumnType;
 use millrace_rows::schema::decoded_schema;
-use millrace_sdk::golden::{Case, Expected, Row, paths};
+use millrace_sdk::golden::{Case, CaseTable, Expected, MemoryTables, Row, paths};
+use millrace_sdk::tables::Tables as _;
+use millrace_tables::{Format, Lookup, Table, Upload};
 use serde_json::{Value, json};
 
 /// What the host asks of every row, given to rows of a case that do not speak of it.
@@ -98,9 +102,27 @@ fn outcomes(manifest: &Manifest, rows_in: &[Row], output: &ChainOutput) -> Vec<O
     outcomes
 }
 
+/// The lookup tables of a case, as the host has them.
+fn tables(case: &Case) -> Tables {
+    let memory = MemoryTables::new(&case.tables).expect("tables");
+    let table = |(name, table): (&String, &CaseTable)| {
+        let lookup = match (&table.key, &table.cidr) {
+            (Some(column), None) => Lookup::Key(column.clone()),
+            (_, column) => Lookup::Cidr(column.clone().expect("a column to look up")),
+        };
+        let types = memory.columns(name).expect("the table").into_iter();
+        let types = types.map(|column| (column.name, column.ty.to_string().parse().expect("a type"))).collect();
+        let bytes = table.to_ndjson();
+        let upload = Upload { bytes: bytes.as_bytes(), format: Format::Ndjson, lookup, types };
+        (name.clone(), BoundTable::Loaded(Arc::new(Table::from_upload(&upload).expect("a table"))))
+    };
+    case.tables.iter().map(table).collect()
+}
+
 fn check(host: &PluginHost, plugin: &Plugin, case: &Case) {
     let config = case.config.to_string();
-    let manifest = match (plugin.manifest(&config, &Limits::default()), &case.config_error) {
+    let tables = tables(case);
+    let manifest = match (plugin.manifest_with(&config, &Limits::default(), &tables), &case.config_error) {
         (Err(refused), Some(part)) => {
             assert!(refused.to_string().contains(part), "refused with {refused}, expected {part:?}");
             return;
@@ -108,7 +130,7 @@ fn check(host: &PluginHost, plugin: &Plugin, case: &Case) {
         (Ok(_), Some(part)) => panic!("the configuration was accepted, expected an error with {part:?}"),
         (manifest, None) => manifest.expect("the configuration is accepted"),
     };
-    let step = StepSpec::new(plugin.clone(), config, Limits::default());
+    let step = StepSpec { tables, ..StepSpec::new(plugin.clone(), config, Limits::default()) };
     let chain = Chain::new(host, vec![step]).expect("one step fits");
     let output = chain.run(decoded(&case.rows_in)).expect("the chain runs");
     let mut dropped: Vec<(String, u64)> =
@@ -144,7 +166,7 @@ fn components_do_what_the_cases_say() {
     let built = std::env::var_os("MILLRACE_PLUGINS_DIR").map_or_else(|| sources.clone(), PathBuf::from);
     let options = HostOptions { cache_dir: Some(common::compiled_dir()), ..HostOptions::default() };
     let host = PluginHost::new(options).expect("a host");
-    for name in ["pii-scrub", "enrich-user-agent", "rewrite-device-id"] {
+    for name in ["pii-scrub", "enrich-user-agent", "rewrite-device-id", "enrich-table", "drop-bots"] {
         let path = built.join(name).join(format!("{name}.wasm"));
         let wasm = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let plugin = host.load(&wasm).expect("the component loads");
