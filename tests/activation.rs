@@ -32,7 +32,7 @@ fn every_row_is_of_the_revision_that_the_timeline_says() {
     let mut random = StdRng::seed_from_u64(seed(5));
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(dir.path());
-    let load = Load::start("hot", &server.url);
+    let load = Load::paced("hot", &server.url, Duration::from_millis(100));
     let mut answered = 0;
     for number in 1..=ACTIVATIONS {
         std::thread::sleep(Duration::from_micros(random.random_range(0..15_000)));

@@ -21,8 +21,13 @@ impl Load {
     const SENDERS: u64 = 3;
     const BATCH: u64 = 40;
 
-    /// Starts senders; `run` names their events.
+    /// Starts senders that send as fast as they can; `run` names their events.
     pub fn start(run: &str, url: &str) -> Self {
+        Self::paced(run, url, Duration::ZERO)
+    }
+
+    /// Starts senders that rest between two batches.
+    pub fn paced(run: &str, url: &str, rest: Duration) -> Self {
         let url = Arc::new(Mutex::new(url.to_owned()));
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let senders = (0..Self::SENDERS)
@@ -56,6 +61,7 @@ impl Load {
                         }
                         ids.extend(names);
                         acknowledged.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(rest);
                     }
                     ids
                 })
