@@ -1,0 +1,33 @@
+//! A case of rows that exist.
+
+use millrace_plugin_host::Plugin;
+use millrace_sdk::golden::{Case, Row};
+
+use crate::trial::{Trial, Verdict};
+use crate::workbench::{CASE_ROWS_MAX, TrialError, Workbench};
+
+impl Workbench {
+    /// Makes a case of `rows`, projected on the columns that the plugin reads, under the setup of `case`: the expectations
+    /// are what comes out. Where rows depend on their neighbours there is nothing to expect, and the verdict says so.
+    ///
+    /// # Errors
+    /// [`TrialError`].
+    pub fn record(&self, plugin: &Plugin, case: Case, rows: &[Row]) -> Result<(Case, Trial), TrialError> {
+        if rows.len() > CASE_ROWS_MAX {
+            return Err(TrialError::TooManyRows { rows: rows.len() });
+        }
+        let reads = self.manifest(plugin, &case)?.reads;
+        let projected = |row: &Row| -> Row {
+            let read = reads.iter().filter_map(|name| Some((name.clone(), row.get(name)?.clone())));
+            read.filter(|(_, value)| !value.is_null()).collect()
+        };
+        let mut case = Case { rows_in: rows.iter().map(projected).collect(), ..case };
+        case.expect = Vec::new();
+        let mut trial = self.try_case(plugin, &case)?;
+        if matches!(trial.verdict, Verdict::Count { .. }) {
+            case.expect = trial.became();
+            trial.verdict = Verdict::Passed;
+        }
+        Ok((case, trial))
+    }
+}
