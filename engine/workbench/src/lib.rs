@@ -25,7 +25,7 @@ mod trial;
 mod usage;
 mod workbench;
 
-pub use bench::{Bench, BenchOptions, Timing};
+pub use bench::{Bench, BenchOptions, EVENTS_MAX, Timing};
 pub use diff::Difference;
 pub use rows::{Input, RowsError};
 pub use splits::RANDOM_SPLITS;

@@ -1,7 +1,10 @@
 //! What a trial took, and how near it came to the limits.
 
+use arrow::array::AsArray as _;
+use arrow::datatypes::Int64Type;
 use millrace_plugin_host::{CallPeak, ChainOutput, Limits};
 use millrace_rows::check::RECORD_ROWS_MAX;
+use millrace_rows::schema::SUB;
 use serde::Serialize;
 
 /// What rows cost. Times are not in it: it is the same at every run.
@@ -70,7 +73,6 @@ impl Usage {
         for step in &output.steps {
             self.fuel_row_max = self.fuel_row_max.max(step.peak.fuel);
         }
-        self.rows_out_max = self.rows_out_max.max(output.rows.num_rows() as u64);
         for failure in &output.failures {
             let is_limit = ["out_of_fuel", "out_of_memory", "output_too_large"].contains(&failure.code);
             if is_limit && !self.met.contains(&failure.code) {
@@ -82,6 +84,9 @@ impl Usage {
     /// Takes in the calls of any run.
     pub(crate) fn calls(&mut self, output: &ChainOutput) {
         output.steps.iter().for_each(|step| self.peak.include(&step.peak));
+        let sub = output.rows.column_by_name(SUB).and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let last = sub.and_then(|sub| sub.values().iter().max());
+        self.rows_out_max = self.rows_out_max.max(last.map_or(0, |last| *last as u64 + 1));
     }
 
     /// Takes in other rows.
