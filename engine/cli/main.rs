@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod history;
 mod import;
+mod plugin;
 mod serve;
 mod status;
 mod table;
@@ -69,6 +70,11 @@ enum Command {
     Catalogue {
         #[command(subcommand)]
         command: CatalogueCommand,
+    },
+    /// Makes, builds, tests and measures plugins.
+    Plugin {
+        #[command(subcommand)]
+        command: plugin::PluginCommand,
     },
     /// Prints a configuration file with every key at its default.
     Config,
@@ -143,6 +149,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             client.close().await.and(result)?;
         }
         Command::Catalogue { command } => catalogue(&global, &config, command).await?,
+        Command::Plugin { command } => return plugin::plugin(&global, &config, command).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -19,7 +19,6 @@ use crate::workbench::{TrialError, Workbench};
 
 /// Most events of a benchmark; they are all in memory.
 pub const EVENTS_MAX: usize = 262_144;
-const WARM_UP_ROUNDS: usize = 2;
 /// Fewer rounds have no median worth the name.
 const ROUNDS_MIN: usize = 3;
 
@@ -42,15 +41,13 @@ impl Default for BenchOptions {
     }
 }
 
-/// Nanoseconds an event, over all rounds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Nanoseconds an event, over the batches of all rounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Timing {
-    /// The median round.
+    /// The median batch.
     pub median: f64,
     /// The fastest.
     pub fastest: f64,
-    /// The slowest.
-    pub slowest: f64,
 }
 
 /// What was measured.
@@ -68,7 +65,7 @@ pub struct Bench {
     pub plugin: Timing,
     /// An empty plugin that reads and writes the same columns: the cost of the boundary.
     pub empty: Timing,
-    /// The plugin's time as a multiple of the empty one's, round by round; the median.
+    /// The plugin's median as a multiple of the empty one's.
     pub ratio: f64,
     /// What a round cost and how near its calls came to the limits. Its `fuel_row_max` is not measured here.
     pub usage: Usage,
@@ -82,10 +79,12 @@ pub struct Bench {
     pub discarded: u64,
 }
 
-/// One round, for each event.
-struct Round {
-    plugin: f64,
-    empty: f64,
+/// Nanoseconds an event of each batch, for each of the three.
+#[derive(Default)]
+struct Samples {
+    frame: Vec<f64>,
+    empty: Vec<f64>,
+    plugin: Vec<f64>,
 }
 
 impl Workbench {
@@ -117,8 +116,8 @@ impl Workbench {
             events,
             batch_events: options.batch_events,
             rounds: 0,
-            plugin: Timing { median: 0.0, fastest: 0.0, slowest: 0.0 },
-            empty: Timing { median: 0.0, fastest: 0.0, slowest: 0.0 },
+            plugin: Timing::default(),
+            empty: Timing::default(),
             ratio: 0.0,
             usage: Usage::default(),
             rows_out: 0,
@@ -129,21 +128,20 @@ impl Workbench {
         for batch in &batches {
             bench.count(&chain.run(batch.clone())?);
         }
-        for _ in 1..WARM_UP_ROUNDS {
-            round(&chain, &empty, &frame, &batches)?;
-        }
-        let mut rounds = Vec::with_capacity(options.rounds);
+        let chains = Chains { frame: &frame, empty: &empty, plugin: &chain };
+        chains.round(&batches, &mut Samples::default())?;
+        let mut samples = Samples::default();
         let start = Instant::now();
-        while rounds.len() < options.rounds.max(ROUNDS_MIN)
-            && (rounds.len() < ROUNDS_MIN || start.elapsed() < options.time_max)
-        {
-            rounds.push(round(&chain, &empty, &frame, &batches)?);
+        let rounds = options.rounds.max(ROUNDS_MIN);
+        while bench.rounds < rounds && (bench.rounds < ROUNDS_MIN || start.elapsed() < options.time_max) {
+            chains.round(&batches, &mut samples)?;
+            bench.rounds += 1;
         }
-        bench.rounds = rounds.len();
-        bench.plugin = Timing::of(rounds.iter().map(|round| round.plugin));
-        bench.empty = Timing::of(rounds.iter().map(|round| round.empty));
-        // An empty plugin that took no time at all would be a clock that stands still.
-        bench.ratio = Timing::of(rounds.iter().map(|round| round.plugin / round.empty.max(0.1))).median;
+        let frame = Timing::of(samples.frame);
+        bench.plugin = Timing::of(samples.plugin).over(frame);
+        bench.empty = Timing::of(samples.empty).over(frame);
+        // An empty plugin that takes no time at all is a clock that is too coarse.
+        bench.ratio = bench.plugin.median / bench.empty.median.max(0.1);
         Ok(bench)
     }
 }
@@ -162,28 +160,40 @@ impl Bench {
 }
 
 impl Timing {
-    fn of(rounds: impl Iterator<Item = f64>) -> Self {
-        let mut rounds: Vec<f64> = rounds.collect();
-        rounds.sort_by(f64::total_cmp);
-        let at = |index: usize| rounds.get(index).copied().unwrap_or(0.0);
-        Self { median: at(rounds.len() / 2), fastest: at(0), slowest: at(rounds.len().saturating_sub(1)) }
+    fn of(mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
+        let at = |index: usize| samples.get(index).copied().unwrap_or(0.0);
+        Self { median: at(samples.len() / 2), fastest: at(0) }
+    }
+
+    /// Without what the host does in any case.
+    fn over(self, frame: Self) -> Self {
+        Self { median: (self.median - frame.median).max(0.0), fastest: (self.fastest - frame.fastest).max(0.0) }
     }
 }
 
-/// One round. The three take turns at every batch, so that whatever else the machine does meets them alike.
-fn round(plugin: &Chain, empty: &Chain, frame: &Chain, batches: &[RecordBatch]) -> Result<Round, TrialError> {
-    let mut times = [Duration::ZERO; 3];
-    for batch in batches {
-        for (chain, time) in [frame, empty, plugin].into_iter().zip(&mut times) {
-            let input = batch.clone();
-            let start = Instant::now();
-            black_box(chain.run(black_box(input))?);
-            *time += start.elapsed();
+/// The three that are measured.
+struct Chains<'a> {
+    /// No step.
+    frame: &'a Chain,
+    empty: &'a Chain,
+    plugin: &'a Chain,
+}
+
+impl Chains<'_> {
+    /// One round. The three take turns at every batch, so that whatever else the machine does meets them alike.
+    fn round(&self, batches: &[RecordBatch], samples: &mut Samples) -> Result<(), TrialError> {
+        let Samples { frame, empty, plugin } = samples;
+        for batch in batches {
+            for (chain, times) in [(self.frame, &mut *frame), (self.empty, &mut *empty), (self.plugin, &mut *plugin)] {
+                let input = batch.clone();
+                let start = Instant::now();
+                black_box(chain.run(black_box(input))?);
+                times.push(start.elapsed().as_nanos() as f64 / batch.num_rows() as f64);
+            }
         }
+        Ok(())
     }
-    let events: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    let over_frame = |time: Duration| time.saturating_sub(times[0]).as_nanos() as f64 / events as f64;
-    Ok(Round { plugin: over_frame(times[2]), empty: over_frame(times[1]) })
 }
 
 /// `events` rows in batches, `rows` over and over, each a record of its own.
@@ -225,8 +235,8 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_the_middle_round() {
-        let timing = Timing::of([5.0, 1.0, 9.0].into_iter());
-        assert_eq!(timing, Timing { median: 5.0, fastest: 1.0, slowest: 9.0 });
+    fn the_median_is_the_middle_batch_without_the_frame() {
+        let timing = Timing::of(vec![5.0, 4.0, 9.0]).over(Timing::of(vec![7.0, 1.0, 2.0]));
+        assert_eq!(timing, Timing { median: 3.0, fastest: 3.0 });
     }
 }

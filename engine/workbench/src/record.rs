@@ -3,6 +3,7 @@
 use millrace_plugin_host::Plugin;
 use millrace_sdk::golden::{Case, Row};
 
+use crate::rows::project;
 use crate::trial::{Trial, Verdict};
 use crate::workbench::{CASE_ROWS_MAX, TrialError, Workbench};
 
@@ -17,11 +18,7 @@ impl Workbench {
             return Err(TrialError::TooManyRows { rows: rows.len() });
         }
         let reads = self.manifest(plugin, &case)?.reads;
-        let projected = |row: &Row| -> Row {
-            let read = reads.iter().filter_map(|name| Some((name.clone(), row.get(name)?.clone())));
-            read.filter(|(_, value)| !value.is_null()).collect()
-        };
-        let mut case = Case { rows_in: rows.iter().map(projected).collect(), ..case };
+        let mut case = Case { rows_in: project(rows, &reads), ..case };
         case.expect = Vec::new();
         let mut trial = self.try_case(plugin, &case)?;
         if matches!(trial.verdict, Verdict::Count { .. }) {

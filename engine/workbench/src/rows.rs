@@ -59,7 +59,10 @@ pub struct Input {
 impl Input {
     /// The rows of a case. Columns that the plugin reads and no event has are taken for those of steps before it; their
     /// types are those of their values, text where there is none.
-    pub(crate) fn of_rows(rows: &[Row], reads: &[String]) -> Result<Self, RowsError> {
+    ///
+    /// # Errors
+    /// [`RowsError`] names row and column.
+    pub fn of_rows(rows: &[Row], reads: &[String]) -> Result<Self, RowsError> {
         for (row, values) in rows.iter().enumerate() {
             if let Some(column) = values.keys().find(|name| !reads.contains(name)) {
                 return Err(RowsError::NotRead { row, column: column.clone(), reads: reads.to_vec() });
@@ -78,6 +81,14 @@ impl Input {
         Ok(Self { batch: RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?, added })
     }
 
+    /// Rows of which the plugin may read a part only: what it does not read is left out.
+    ///
+    /// # Errors
+    /// [`RowsError`] names row and column.
+    pub fn projected(rows: &[Row], reads: &[String]) -> Result<Self, RowsError> {
+        Self::of_rows(&project(rows, reads), reads)
+    }
+
     /// A batch of the decoder.
     pub fn decoded(batch: RecordBatch) -> Self {
         Self { batch, added: Vec::new() }
@@ -87,6 +98,15 @@ impl Input {
     pub fn rows(&self) -> usize {
         self.batch.num_rows()
     }
+}
+
+/// The columns that are read, of those that are not null.
+pub(crate) fn project(rows: &[Row], reads: &[String]) -> Vec<Row> {
+    let projected = |row: &Row| -> Row {
+        let read = reads.iter().filter_map(|name| Some((name.clone(), row.get(name)?.clone())));
+        read.filter(|(_, value)| !value.is_null()).collect()
+    };
+    rows.iter().map(projected).collect()
 }
 
 /// What the host asks of every row, given to rows of a case that do not speak of it.
@@ -103,10 +123,10 @@ fn default_of(column: &str, offset: usize) -> Value {
 
 /// As the cases that run natively have it: whole numbers are int64 unless another of the column is not whole.
 fn type_of(column: &str, rows: &[Row]) -> ColumnType {
-    let mut values = rows.iter().filter_map(|row| row.get(column)).filter(|value| !value.is_null()).peekable();
-    match values.peek() {
+    let mut values = rows.iter().filter_map(|row| row.get(column)).filter(|value| !value.is_null());
+    match values.next() {
         Some(Value::Bool(_)) => ColumnType::Bool,
-        Some(Value::Number(_)) if values.all(Value::is_i64) => ColumnType::Int64,
+        Some(Value::Number(first)) if first.is_i64() && values.all(Value::is_i64) => ColumnType::Int64,
         Some(Value::Number(_)) => ColumnType::Float64,
         _ => ColumnType::String,
     }

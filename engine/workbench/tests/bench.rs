@@ -43,7 +43,6 @@ fn what_a_round_does_is_counted_and_timed_beside_an_empty_plugin() {
     let call = |rows_out: u64, outcomes: u64| 4 + rows_out * 20 + rows_out.div_ceil(8) + 8 * outcomes;
     assert_eq!(bench.usage.output_bytes, call(48, 32) + call(27, 18));
     assert!(bench.usage.fuel > 0 && bench.usage.peak.memory_bytes >= 2 * 65_536);
-    assert!(bench.plugin.fastest <= bench.plugin.median && bench.plugin.median <= bench.plugin.slowest);
     assert!(bench.plugin.median > 0.0 && bench.ratio > 0.0, "{bench:?}");
 }
 
