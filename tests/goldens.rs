@@ -23,9 +23,9 @@ fn components_do_what_the_cases_say() {
         let plugin = workbench.load(&wasm).expect("the component loads");
         let cases = paths(&sources.join(name).join("cases")).expect("cases");
         for path in &cases {
-            let trial = workbench.try_case(&plugin, &Case::load(path).expect("a case"));
-            let trial = trial.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            assert!(trial.passed(), "{}: {:#?}", path.display(), trial.verdict);
+            let run = workbench.run_case(&plugin, &Case::load(path).expect("a case"));
+            let run = run.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert!(run.passed(), "{}: {:#?}", path.display(), run.verdict);
         }
         println!("{name}: {} cases", cases.len());
         assert!(cases.len() >= 2, "{name} has cases");

@@ -15,7 +15,7 @@ use millrace_workbench::{Bench, BenchOptions, EVENTS_MAX, Input, Timing, Workben
 use serde_json::{Value, json};
 
 use super::test::usage_json;
-use super::{Loaded, Trials, case_name, cases, configuration, print, setup, show};
+use super::{Loaded, StepArgs, case_name, cases, configuration, print, setup, show};
 use crate::demo::dataset;
 use crate::table::{lay_out, thousands};
 use show::Style;
@@ -38,7 +38,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "DIR")]
     cases: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) trials: Trials,
+    pub(super) step: StepArgs,
 }
 
 /// `millrace plugin bench`.

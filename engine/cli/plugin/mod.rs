@@ -39,14 +39,14 @@ pub async fn plugin(global: &Global, config: &Config, command: PluginCommand) ->
     match command {
         PluginCommand::New(args) => new::new(&args, global.json),
         PluginCommand::Build(args) => {
-            let workbench = Trials::default().workbench(config)?;
+            let workbench = StepArgs::default().workbench(config)?;
             let built = blocking(move || build::build(&args, &workbench)).await?;
             built.print(global.json)?;
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Test(args) => test::test(global, config, args).await,
         PluginCommand::Bench(args) => {
-            let workbench = args.trials.workbench(config)?;
+            let workbench = args.step.workbench(config)?;
             let json = global.json;
             blocking(move || bench::bench(&args, &workbench, json)).await
         }
@@ -67,13 +67,13 @@ fn print(text: &str) -> Result<()> {
 
 /// Under which limits a component is tried.
 #[derive(Args, Clone, Default)]
-struct Trials {
+struct StepArgs {
     /// Limits of the step, as in the chain: '{"fuel": 100000000}'. Those not named have their defaults.
     #[arg(long, value_name = "JSON")]
     limits: Option<String>,
 }
 
-impl Trials {
+impl StepArgs {
     fn workbench(&self, config: &Config) -> Result<Workbench> {
         let limits: Limits = match &self.limits {
             Some(limits) => serde_json::from_str(limits).with_context(|| format!("--limits {limits}"))?,
@@ -84,7 +84,7 @@ impl Trials {
     }
 }
 
-/// Where compiled plugins are kept, so that the second trial of the same component begins at once: the configured
+/// Where compiled plugins are kept, so that the second run of the same component begins at once: the configured
 /// directory, else one of this user.
 fn compiled_dir(config: &Config) -> Option<PathBuf> {
     let of_user = || Some(cache_dir()?.join("compiled"));

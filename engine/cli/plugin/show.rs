@@ -1,4 +1,4 @@
-//! Trials for people: differences, and what was used of the limits. In colours on a terminal, plain in a pipe.
+//! StepArgs for people: differences, and what was used of the limits. In colours on a terminal, plain in a pipe.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{ArgGroup, Args};
 use millrace_sdk::golden::{Case, Row};
-use millrace_workbench::{CASE_ROWS_MAX, Difference, Trial, Usage, Verdict, Workbench};
+use millrace_workbench::{CASE_ROWS_MAX, CaseRun, Difference, Usage, Verdict, Workbench};
 use serde_json::{Value, json};
 
-use super::{Loaded, Trials, blocking, case_name, cases, configuration, print, setup, show};
+use super::{Loaded, StepArgs, blocking, case_name, cases, configuration, print, setup, show};
 use crate::Global;
 use crate::client::Client;
 use crate::config::Config;
@@ -34,7 +34,7 @@ pub struct TestArgs {
     #[arg(long, conflicts_with = "record")]
     logs: bool,
     #[command(flatten)]
-    trials: Trials,
+    step: StepArgs,
     #[command(flatten)]
     record: RecordArgs,
 }
@@ -64,7 +64,7 @@ struct RecordArgs {
 
 /// `millrace plugin test`. The exit code tells whether every case is as expected.
 pub async fn test(global: &Global, config: &Config, args: TestArgs) -> Result<ExitCode> {
-    let workbench = args.trials.workbench(config)?;
+    let workbench = args.step.workbench(config)?;
     let json = global.json;
     match (&args.record.record, args.record.from_partition, args.record.from_offset) {
         (Some(dir), Some(partition), Some(offset)) => {
@@ -84,50 +84,50 @@ pub async fn test(global: &Global, config: &Config, args: TestArgs) -> Result<Ex
 }
 
 /// A case that was run, or could not be.
-struct Run {
+struct Tested {
     name: String,
     about: String,
-    result: Result<Trial, String>,
+    result: Result<CaseRun, String>,
     /// The expectations were overwritten.
     is_blessed: bool,
 }
 
-impl Run {
+impl Tested {
     fn passed(&self) -> bool {
-        self.is_blessed || self.result.as_ref().is_ok_and(Trial::passed)
+        self.is_blessed || self.result.as_ref().is_ok_and(CaseRun::passed)
     }
 }
 
 fn run(args: &TestArgs, workbench: &Workbench, json: bool) -> Result<ExitCode> {
     let dir = args.cases.as_deref().context("give --cases, a directory of golden cases")?;
     let loaded = Loaded::open(workbench, &args.file)?;
-    let mut runs = Vec::new();
+    let mut tested = Vec::new();
     let cases = cases(dir)?;
     for (path, case) in &cases {
-        let result = workbench.try_case(&loaded.plugin, case).map_err(|error| error.to_string());
+        let result = workbench.run_case(&loaded.plugin, case).map_err(|error| error.to_string());
         let is_blessed = match &result {
-            Ok(trial) if args.bless => bless(path, case, trial)?,
+            Ok(run) if args.bless => bless(path, case, run)?,
             _ => false,
         };
-        runs.push(Run { name: case_name(path), about: case.about.clone(), result, is_blessed });
+        tested.push(Tested { name: case_name(path), about: case.about.clone(), result, is_blessed });
     }
     let accepted = cases.iter().map(|(_, case)| case).find(|case| case.config_error.is_none());
     let name = loaded.name(workbench, accepted);
     let text = if json {
-        format!("{}\n", as_json(&loaded, &name, workbench, &runs))
+        format!("{}\n", as_json(&loaded, &name, workbench, &tested))
     } else {
-        for_people(&loaded, &name, workbench, &runs, args.logs)
+        for_people(&loaded, &name, workbench, &tested, args.logs)
     };
     print(&text)?;
-    Ok(if runs.iter().all(Run::passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if tested.iter().all(Tested::passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Writes down what came out, where that is another than what is expected.
-fn bless(path: &Path, case: &Case, trial: &Trial) -> Result<bool> {
-    if !matches!(trial.verdict, Verdict::Differs(_) | Verdict::Count { .. }) {
+fn bless(path: &Path, case: &Case, run: &CaseRun) -> Result<bool> {
+    if !matches!(run.verdict, Verdict::Differs(_) | Verdict::Count { .. }) {
         return Ok(false);
     }
-    save(&Case { expect: trial.became(), ..case.clone() }, path)?;
+    save(&Case { expect: run.became(), ..case.clone() }, path)?;
     Ok(true)
 }
 
@@ -135,27 +135,27 @@ fn save(case: &Case, path: &Path) -> Result<()> {
     case.save(path).map_err(|error| anyhow!("writing {}: {error}", path.display()))
 }
 
-fn for_people(loaded: &Loaded, name: &str, workbench: &Workbench, runs: &[Run], logs: bool) -> String {
+fn for_people(loaded: &Loaded, name: &str, workbench: &Workbench, tested: &[Tested], logs: bool) -> String {
     let style = Style::of_stdout();
     let size = indicatif::HumanBytes(loaded.plugin.wasm_bytes() as u64);
-    let width = runs.iter().map(|run| run.name.chars().count()).max().unwrap_or(0);
+    let width = tested.iter().map(|case| case.name.chars().count()).max().unwrap_or(0);
     let mut text = format!("{name}  {}, {size}\n\n", loaded.file.display());
-    text.extend(runs.iter().map(|run| of_run(run, width, logs, style)));
-    text + &foot(runs, workbench, style)
+    text.extend(tested.iter().map(|case| of_case(case, width, logs, style)));
+    text + &foot(tested, workbench, style)
 }
 
-fn of_run(run: &Run, width: usize, logs: bool, style: Style) -> String {
-    let mark = match (run.passed(), run.is_blessed) {
+fn of_case(case: &Tested, width: usize, logs: bool, style: Style) -> String {
+    let mark = match (case.passed(), case.is_blessed) {
         (true, false) => style.good("ok     "),
         (true, true) => style.good("blessed"),
         (false, _) => style.bad("FAILED "),
     };
-    let mut text = format!("{mark}  {:<width$}  {}\n", run.name, style.faint(&show::printable(&run.about)));
-    match &run.result {
-        Ok(trial) => {
-            text += &show::verdict(&trial.verdict, if run.is_blessed { BLESSED } else { CHECKED }, style);
+    let mut text = format!("{mark}  {:<width$}  {}\n", case.name, style.faint(&show::printable(&case.about)));
+    match &case.result {
+        Ok(run) => {
+            text += &show::verdict(&run.verdict, if case.is_blessed { BLESSED } else { CHECKED }, style);
             if logs {
-                let lines = trial.logs.iter();
+                let lines = run.logs.iter();
                 text.extend(lines.map(|l| format!("      row {} logs  {}\n", l.row, show::printable(&l.line))));
             }
         }
@@ -165,13 +165,13 @@ fn of_run(run: &Run, width: usize, logs: bool, style: Style) -> String {
 }
 
 /// How many passed, and the resource report.
-fn foot(runs: &[Run], workbench: &Workbench, style: Style) -> String {
-    let passed = runs.iter().filter(|run| run.passed()).count();
-    let failed = runs.len() - passed;
-    let all = total(runs);
-    let ran: Vec<(String, &Usage)> = runs
+fn foot(tested: &[Tested], workbench: &Workbench, style: Style) -> String {
+    let passed = tested.iter().filter(|case| case.passed()).count();
+    let failed = tested.len() - passed;
+    let all = total(tested);
+    let ran: Vec<(String, &Usage)> = tested
         .iter()
-        .filter_map(|run| Some((run.name.clone(), &run.result.as_ref().ok()?.usage)))
+        .filter_map(|case| Some((case.name.clone(), &case.result.as_ref().ok()?.usage)))
         .filter(|(_, usage)| usage.rows > 0)
         .collect();
     let verdict = if failed == 0 {
@@ -187,26 +187,26 @@ fn foot(runs: &[Run], workbench: &Workbench, style: Style) -> String {
     text
 }
 
-fn total(runs: &[Run]) -> Usage {
+fn total(tested: &[Tested]) -> Usage {
     let mut all = Usage::default();
-    runs.iter().filter_map(|run| run.result.as_ref().ok()).for_each(|trial| all.add(&trial.usage));
+    tested.iter().filter_map(|case| case.result.as_ref().ok()).for_each(|run| all.add(&run.usage));
     all
 }
 
-fn as_json(loaded: &Loaded, name: &str, workbench: &Workbench, runs: &[Run]) -> Value {
-    let all = total(runs);
-    let cases: Vec<Value> = runs
+fn as_json(loaded: &Loaded, name: &str, workbench: &Workbench, tested: &[Tested]) -> Value {
+    let all = total(tested);
+    let cases: Vec<Value> = tested
         .iter()
-        .map(|run| {
-            let mut case = json!({"name": run.name, "passed": run.passed(), "blessed": run.is_blessed});
-            match &run.result {
-                Ok(trial) => {
-                    case["differences"] = differences_json(&trial.verdict);
-                    case["usage"] = usage_json(&trial.usage);
+        .map(|case| {
+            let mut answer = json!({"name": case.name, "passed": case.passed(), "blessed": case.is_blessed});
+            match &case.result {
+                Ok(run) => {
+                    answer["differences"] = differences_json(&run.verdict);
+                    answer["usage"] = usage_json(&run.usage);
                 }
-                Err(error) => case["error"] = json!(error),
+                Err(error) => answer["error"] = json!(error),
             }
-            case
+            answer
         })
         .collect();
     json!({
@@ -214,8 +214,8 @@ fn as_json(loaded: &Loaded, name: &str, workbench: &Workbench, runs: &[Run]) -> 
         "file": loaded.file,
         "sha256": loaded.plugin.digest_hex(),
         "bytes": loaded.plugin.wasm_bytes(),
-        "passed": runs.iter().filter(|run| run.passed()).count(),
-        "failed": runs.iter().filter(|run| !run.passed()).count(),
+        "passed": tested.iter().filter(|case| case.passed()).count(),
+        "failed": tested.iter().filter(|case| !case.passed()).count(),
         "cases": cases,
         "usage": usage_json(&all),
         "limits": all.of_limits(workbench.limits()),
@@ -308,22 +308,22 @@ fn record(
     let loaded = Loaded::open(workbench, &args.file)?;
     let setup = setup(about, configuration(&args.record.plugin_config)?)?;
     let name = loaded.name(workbench, Some(&setup));
-    let (case, trial) = workbench.record(&loaded.plugin, setup, rows)?;
-    let is_written = trial.passed();
+    let (case, run) = workbench.record(&loaded.plugin, setup, rows)?;
+    let is_written = run.passed();
     if is_written {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         }
         save(&case, path)?;
     }
-    let run = Run { name: case_name(path), about: case.about, result: Ok(trial), is_blessed: false };
+    let tested = [Tested { name: case_name(path), about: case.about, result: Ok(run), is_blessed: false }];
     let text = if json {
-        let mut answer = as_json(&loaded, &name, workbench, &[run]);
+        let mut answer = as_json(&loaded, &name, workbench, &tested);
         answer["recorded"] = if is_written { json!(path) } else { Value::Null };
         format!("{answer}\n")
     } else {
         let written = format!("\nwritten to {}: read what it expects before you keep it\n", path.display());
-        for_people(&loaded, &name, workbench, &[run], false) + if is_written { &written } else { "" }
+        for_people(&loaded, &name, workbench, &tested, false) + if is_written { &written } else { "" }
     };
     print(&text)?;
     Ok(if is_written { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -15,7 +15,7 @@ use millrace_sdk::golden::Case;
 use crate::empty;
 use crate::rows::{Input, RowsError};
 use crate::usage::Usage;
-use crate::workbench::{TrialError, Workbench};
+use crate::workbench::{RunError, Workbench};
 
 /// Most events of a benchmark; they are all in memory.
 pub const EVENTS_MAX: usize = 262_144;
@@ -91,22 +91,22 @@ impl Workbench {
     /// Measures a plugin with what `setup`, a case of which the rows don't matter, gives it beside rows.
     ///
     /// # Errors
-    /// [`TrialError`] when it can't be run on `input`.
+    /// [`RunError`] when it can't be run on `input`.
     pub fn bench(
         &self,
         plugin: &Plugin,
         setup: &Case,
         input: &Input,
         options: &BenchOptions,
-    ) -> Result<Bench, TrialError> {
+    ) -> Result<Bench, RunError> {
         if input.rows() == 0 || options.events == 0 {
-            return Err(TrialError::NoRows);
+            return Err(RunError::NoRows);
         }
         let events = options.events.min(EVENTS_MAX);
         let chain = self.chain(plugin, setup, &input.added)?;
         let manifest = chain.manifests()[0].clone();
-        let empty = empty::component(&manifest).map_err(TrialError::Empty)?;
-        let empty = self.load(&empty).map_err(|error| TrialError::Empty(error.to_string()))?;
+        let empty = empty::component(&manifest).map_err(RunError::Empty)?;
+        let empty = self.load(&empty).map_err(|error| RunError::Empty(error.to_string()))?;
         let empty = self.chain(&empty, setup, &input.added)?;
         let frame = self.frame(&input.added)?;
         let batches = repeat(&input.batch, events, options.batch_events.max(1))?;
@@ -182,7 +182,7 @@ struct Chains<'a> {
 
 impl Chains<'_> {
     /// One round. The three take turns at every batch, so that whatever else the machine does meets them alike.
-    fn round(&self, batches: &[RecordBatch], samples: &mut Samples) -> Result<(), TrialError> {
+    fn round(&self, batches: &[RecordBatch], samples: &mut Samples) -> Result<(), RunError> {
         let Samples { frame, empty, plugin } = samples;
         for batch in batches {
             for (chain, times) in [(self.frame, &mut *frame), (self.empty, &mut *empty), (self.plugin, &mut *plugin)] {

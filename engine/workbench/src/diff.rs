@@ -3,7 +3,7 @@
 use millrace_sdk::golden::{Expected, Row};
 use serde_json::Value;
 
-use crate::trial::Outcome;
+use crate::case_run::Outcome;
 
 /// One difference, in the first place where an author would look.
 #[derive(Clone, Debug, PartialEq)]

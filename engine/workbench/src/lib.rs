@@ -1,8 +1,8 @@
 //! Tries a plugin's component the way its author needs it: over golden cases, in the host that runs it in production.
 //!
 //! ```text
-//! Workbench::new(options, limits)              a host for trials
-//! Workbench::try_case(plugin, case) -> Trial   one case: what differs, and what it cost
+//! Workbench::new(options, limits)              a host to run plugins in
+//! Workbench::run_case(plugin, case) -> CaseRun one case: what differs, and what it cost
 //! Workbench::record(plugin, case, rows)        a case of rows that exist: the expectations are what comes out
 //! Workbench::bench(plugin, case, input, …)     time, fuel, memory and output of an event, beside an empty plugin
 //! ```
@@ -13,22 +13,22 @@
 //! event (an id, a device, times) is filled in where a row of a case does not speak of it, and is left out again of what
 //! came out.
 //!
-//! What a trial shows may be text of the guest and of events: it is for the plugin's author, on the author's own data.
+//! What a run shows may be text of the guest and of events: it is for the plugin's author, on the author's own data.
 
 mod bench;
+mod case_run;
 mod diff;
 mod empty;
 mod record;
 mod rows;
 mod splits;
-mod trial;
 mod usage;
 mod workbench;
 
 pub use bench::{Bench, BenchOptions, EVENTS_MAX, Timing};
+pub use case_run::{CaseRun, LoggedLine, Outcome, Verdict};
 pub use diff::Difference;
 pub use rows::{Input, RowsError};
 pub use splits::RANDOM_SPLITS;
-pub use trial::{LoggedLine, Outcome, Trial, Verdict};
 pub use usage::{LimitUse, Usage};
-pub use workbench::{CASE_ROWS_MAX, TrialError, Workbench};
+pub use workbench::{CASE_ROWS_MAX, RunError, Workbench};

@@ -1,4 +1,4 @@
-//! What a trial took, and how near it came to the limits.
+//! What a run took, and how near it came to the limits.
 
 use arrow::array::AsArray as _;
 use arrow::datatypes::Int64Type;

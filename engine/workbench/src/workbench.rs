@@ -1,4 +1,4 @@
-//! A host for trials.
+//! A host to run plugins in, by themselves.
 
 use millrace_plugin_host::{
     Chain, ChainError, ChainStop, HostOptions, Limits, LoadError, Manifest, ManifestError, Plugin, PluginHost, StepSpec,
@@ -6,8 +6,8 @@ use millrace_plugin_host::{
 use millrace_rows::schema::AddedColumn;
 use millrace_sdk::golden::Case;
 
+use crate::case_run::{CaseRun, Verdict};
 use crate::rows::{Input, RowsError};
-use crate::trial::{Trial, Verdict};
 
 /// Most rows of a case: it is a file that people read.
 pub const CASE_ROWS_MAX: usize = 10_000;
@@ -15,7 +15,7 @@ pub const CASE_ROWS_MAX: usize = 10_000;
 /// Why a plugin could not be tried.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum TrialError {
+pub enum RunError {
     /// Its configuration is refused, or its manifest is not valid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -50,7 +50,7 @@ fn stopped(stop: &ChainStop) -> String {
     }
 }
 
-/// A host for trials, and the limits under which they run.
+/// A host to run plugins in by themselves, and their limits.
 #[derive(Clone)]
 pub struct Workbench {
     host: PluginHost,
@@ -91,12 +91,12 @@ impl Workbench {
     /// Runs one case: row by row, as one batch, in halves and at random splits.
     ///
     /// # Errors
-    /// [`TrialError`] when it can't be run. What differs is no error: it stands in the [`Trial`].
-    pub fn try_case(&self, plugin: &Plugin, case: &Case) -> Result<Trial, TrialError> {
+    /// [`RunError`] when it can't be run. What differs is no error: it stands in the [`CaseRun`].
+    pub fn run_case(&self, plugin: &Plugin, case: &Case) -> Result<CaseRun, RunError> {
         let manifest = self.manifest(plugin, case);
         if let Some(expected) = &case.config_error {
             let expected = expected.clone();
-            return Ok(Trial::of_config(match manifest {
+            return Ok(CaseRun::of_config(match manifest {
                 Ok(_) => Verdict::ConfigAccepted { expected },
                 Err(ManifestError::Host(message)) => return Err(ManifestError::Host(message).into()),
                 Err(refused) if refused.to_string().contains(&expected) => Verdict::Passed,
@@ -105,11 +105,11 @@ impl Workbench {
         }
         let manifest = manifest?;
         if case.rows_in.len() > CASE_ROWS_MAX {
-            return Err(TrialError::TooManyRows { rows: case.rows_in.len() });
+            return Err(RunError::TooManyRows { rows: case.rows_in.len() });
         }
         let input = Input::of_rows(&case.rows_in, &manifest.reads)?;
         let chain = self.chain(plugin, case, &input.added)?;
-        Trial::run(&chain, &input.batch, case)
+        CaseRun::run(&chain, &input.batch, case)
     }
 
     /// The plugin as the only step, behind steps that added `added`, with what `setup` gives it beside rows.

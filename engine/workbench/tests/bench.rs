@@ -10,7 +10,7 @@ use std::time::Duration;
 use millrace_plugin_host::{HostOptions, Limits};
 use millrace_rows::schema::BASE;
 use millrace_sdk::golden::Case;
-use millrace_workbench::{BenchOptions, Input, TrialError, Workbench};
+use millrace_workbench::{BenchOptions, Input, RunError, Workbench};
 use serde_json::json;
 use support::{Guest, Row, batch, obedient};
 
@@ -73,5 +73,5 @@ fn without_rows_or_columns_there_is_nothing_to_measure() {
     let plugin = workbench.load(&obedient("obedient", "word", "length").wasm()).unwrap();
     let error = workbench.bench(&plugin, &setup(), &input(&["a"]), &options(10)).unwrap_err();
     assert!(error.to_string().contains("reads column \"word\""), "{error}");
-    assert!(matches!(workbench.bench(&plugin, &setup(), &input(&[]), &options(10)), Err(TrialError::NoRows)));
+    assert!(matches!(workbench.bench(&plugin, &setup(), &input(&[]), &options(10)), Err(RunError::NoRows)));
 }

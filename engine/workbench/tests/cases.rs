@@ -8,7 +8,7 @@ mod support;
 use millrace_plugin_host::{HostOptions, Limits, Plugin};
 use millrace_rows::ColumnType;
 use millrace_sdk::golden::{Case, Expected};
-use millrace_workbench::{CASE_ROWS_MAX, Difference, Trial, TrialError, Verdict, Workbench};
+use millrace_workbench::{CASE_ROWS_MAX, CaseRun, Difference, RunError, Verdict, Workbench};
 use serde_json::{Value, json};
 use support::{Guest, obedient};
 
@@ -24,9 +24,9 @@ fn load(workbench: &Workbench, guest: &Guest) -> Plugin {
     workbench.load(&guest.wasm()).unwrap()
 }
 
-fn try_case(guest: &Guest, given: Value) -> Result<Trial, TrialError> {
+fn run_case(guest: &Guest, given: Value) -> Result<CaseRun, RunError> {
     let workbench = workbench(Limits { fuel: 3_000_000, memory_bytes: 2 << 20, ..Limits::default() });
-    workbench.try_case(&load(&workbench, guest), &case(given))
+    workbench.run_case(&load(&workbench, guest), &case(given))
 }
 
 /// A guest that lets rows know of each other: it adds the number of rows of the call.
@@ -61,13 +61,13 @@ fn rows_drops_failures_and_limits_are_named_row_by_row() {
         {"drop": "told_to_drop"}, {"keep": [kept(4)]},
     ]);
     let guest = obedient("obedient", "event", "length");
-    let trial = try_case(&guest, json!({"rows_in": rows_in, "expect": expect})).unwrap();
-    assert_eq!(trial.verdict, Verdict::Passed);
-    let message = |row: usize| trial.outcomes[row].message.as_deref();
+    let run = run_case(&guest, json!({"rows_in": rows_in, "expect": expect})).unwrap();
+    assert_eq!(run.verdict, Verdict::Passed);
+    let message = |row: usize| run.outcomes[row].message.as_deref();
     assert!(message(4).unwrap().contains("unreachable"), "{:?}", message(4));
     assert_eq!((message(5), message(2)), (Some("e"), None));
 
-    let usage = &trial.usage;
+    let usage = &run.usage;
     assert_eq!((usage.rows, usage.rows_out_max), (10, 2));
     assert!(usage.calls > 10, "four bad rows are searched for: {usage:?}");
     assert_eq!(usage.fuel_row_max, 3_000_000, "the row that loops uses all of it");
@@ -81,14 +81,14 @@ fn rows_drops_failures_and_limits_are_named_row_by_row() {
 fn fuel_and_output_are_exact() {
     let guest = obedient("obedient", "event", "length");
     let rows_in = json!([{"event": "ab", "user_id": "u"}, {"event": "cd", "user_id": "v"}]);
-    let trial = try_case(&guest, json!({"rows_in": rows_in})).unwrap();
-    let usage = &trial.usage;
+    let run = run_case(&guest, json!({"rows_in": rows_in})).unwrap();
+    let usage = &run.usage;
     // Three offsets, two bytes of text, one of validity, two lengths, two sources.
     assert_eq!((usage.calls, usage.output_bytes), (1, 12 + 2 + 1 + 16 + 8));
     // Both rows cost the same, and a call of two is cheaper than two calls.
     assert!(usage.fuel_per_row() < usage.fuel_row_max, "{usage:?}");
     assert_eq!(usage.fuel, usage.peak.fuel);
-    assert_eq!(trial.verdict, Verdict::Count { rows: 2, expectations: 0 });
+    assert_eq!(run.verdict, Verdict::Count { rows: 2, expectations: 0 });
 }
 
 #[test]
@@ -96,8 +96,8 @@ fn differences_name_the_row_the_column_and_what_the_guest_said() {
     let rows_in = json!([{"event": "abc", "user_id": "u"}, {"event": "t"}, {"event": "d"}]);
     let expect = json!([{"keep": [{"user_id": "u", "length": 4}]}, {"keep": [{"length": 1}]}, {"drop": "other"}]);
     let guest = obedient("obedient", "event", "length");
-    let trial = try_case(&guest, json!({"rows_in": rows_in, "expect": expect})).unwrap();
-    let Verdict::Differs(differences) = &trial.verdict else { panic!("{:?}", trial.verdict) };
+    let run = run_case(&guest, json!({"rows_in": rows_in, "expect": expect})).unwrap();
+    let Verdict::Differs(differences) = &run.verdict else { panic!("{:?}", run.verdict) };
     let first = Difference::Value {
         row: 0,
         out: 0,
@@ -122,8 +122,8 @@ fn differences_name_the_row_the_column_and_what_the_guest_said() {
 #[test]
 fn a_plugin_that_looks_at_its_neighbours_is_found_whatever_is_expected() {
     let expect = json!([{"keep": [{"rows": 1}]}, {"keep": [{"rows": 1}]}]);
-    let trial = try_case(&nosy(), json!({"rows_in": [{}, {}], "expect": expect})).unwrap();
-    match trial.verdict {
+    let run = run_case(&nosy(), json!({"rows_in": [{}, {}], "expect": expect})).unwrap();
+    match run.verdict {
         Verdict::DependsOnNeighbours { row: 0, split, call, alone, beside } => {
             assert_eq!((split.as_str(), call), ("as one batch", 0..2));
             assert_eq!(serde_json::to_value(alone).unwrap(), json!({"keep": [{"rows": 1}]}));
@@ -140,7 +140,7 @@ fn a_configuration_that_must_be_refused_is_refused_in_these_words() {
                   (i32.store (i32.const 24) (local.get $length)) (i32.const 16)";
     let guest = Guest { describe: Some(refuse.to_owned()), ..Guest::default() };
     let verdict = |guest: &Guest, part: &str| {
-        try_case(guest, json!({"config": {"key": "wrong"}, "config_error": part})).unwrap().verdict
+        run_case(guest, json!({"config": {"key": "wrong"}, "config_error": part})).unwrap().verdict
     };
     assert_eq!(verdict(&guest, "wrong"), Verdict::Passed);
     let other = verdict(&guest, "right");
@@ -148,20 +148,20 @@ fn a_configuration_that_must_be_refused_is_refused_in_these_words() {
     let accepted = verdict(&Guest::default(), "wrong");
     assert_eq!(accepted, Verdict::ConfigAccepted { expected: "wrong".to_owned() });
     // A case with rows whose configuration is refused can't be run.
-    let error = try_case(&guest, json!({"config": {"key": "wrong"}, "rows_in": [{}]})).unwrap_err();
+    let error = run_case(&guest, json!({"config": {"key": "wrong"}, "rows_in": [{}]})).unwrap_err();
     assert!(error.to_string().contains("{\"key\":\"wrong\"}"), "{error}");
 }
 
 #[test]
 fn rows_that_the_plugin_could_not_get_are_refused() {
     let guest = obedient("obedient", "event", "length");
-    let error = |rows_in: Value| try_case(&guest, json!({"rows_in": rows_in})).unwrap_err();
+    let error = |rows_in: Value| run_case(&guest, json!({"rows_in": rows_in})).unwrap_err();
     assert!(error(json!([{"event": "a", "ip": "::1"}])).to_string().contains("\"ip\", which the plugin does not read"));
     assert!(error(json!([{"event": 1}])).to_string().contains("can't hold 1"));
     let many: Vec<Value> = (0..=CASE_ROWS_MAX).map(|_| json!({})).collect();
-    assert!(matches!(error(json!(many)), TrialError::TooManyRows { rows } if rows == CASE_ROWS_MAX + 1));
+    assert!(matches!(error(json!(many)), RunError::TooManyRows { rows } if rows == CASE_ROWS_MAX + 1));
     let lineage = Guest { reads: vec!["_offset"], ..Guest::default() };
-    let error = try_case(&lineage, json!({"rows_in": [{}]})).unwrap_err();
+    let error = run_case(&lineage, json!({"rows_in": [{}]})).unwrap_err();
     assert!(error.to_string().contains("host's own"), "{error}");
 }
 
@@ -173,7 +173,7 @@ fn columns_of_earlier_steps_go_in() {
         "rows_in": [{"word": "abc"}, {"word": "d"}, {}],
         "expect": [{"keep": [{"length": 3}]}, {"drop": "told_to_drop"}, {"keep": [{"length": 0}]}],
     });
-    assert_eq!(try_case(&guest, given).unwrap().verdict, Verdict::Passed);
+    assert_eq!(run_case(&guest, given).unwrap().verdict, Verdict::Passed);
 }
 
 #[test]
@@ -183,11 +183,11 @@ fn log_lines_are_told_by_row() {
         transform: "(call $log (i32.const 512) (i32.const 5)) (global.get $OUT)".to_owned(),
         ..Guest::default()
     };
-    let trial = try_case(&chatty, json!({"rows_in": [{}, {}], "expect": [{"keep": [{}]}, {"keep": [{}]}]})).unwrap();
-    assert!(trial.passed(), "log lines may depend on the split");
-    let lines: Vec<(usize, &str)> = trial.logs.iter().map(|logged| (logged.row, logged.line.as_str())).collect();
+    let run = run_case(&chatty, json!({"rows_in": [{}, {}], "expect": [{"keep": [{}]}, {"keep": [{}]}]})).unwrap();
+    assert!(run.passed(), "log lines may depend on the split");
+    let lines: Vec<(usize, &str)> = run.logs.iter().map(|logged| (logged.row, logged.line.as_str())).collect();
     assert_eq!(lines, [(0, "hello"), (1, "hello")]);
-    assert_eq!((trial.usage.log_lines, trial.usage.peak.log_lines), (1, 1));
+    assert_eq!((run.usage.log_lines, run.usage.peak.log_lines), (1, 1));
 }
 
 #[test]
@@ -200,9 +200,8 @@ fn a_recorded_case_has_the_columns_that_are_read_and_passes() {
         {"event": "t"},
     ]);
     let rows: Vec<_> = serde_json::from_value(sample).unwrap();
-    let (recorded, trial) =
-        workbench.record(&plugin, case(json!({"about": "kept", "config": {"a": 1}})), &rows).unwrap();
-    assert!(trial.passed());
+    let (recorded, run) = workbench.record(&plugin, case(json!({"about": "kept", "config": {"a": 1}})), &rows).unwrap();
+    assert!(run.passed());
     let expected = json!({
         "about": "kept",
         "config": {"a": 1},
@@ -210,10 +209,10 @@ fn a_recorded_case_has_the_columns_that_are_read_and_passes() {
         "expect": [{"keep": [{"user_id": "u", "length": 3}]}, {"drop": "told_to_drop"}, {"fail": "trap"}],
     });
     assert_eq!(serde_json::to_value(&recorded).unwrap(), expected);
-    assert!(workbench.try_case(&plugin, &recorded).unwrap().passed());
+    assert!(workbench.run_case(&plugin, &recorded).unwrap().passed());
 
     // Where rows depend on their neighbours there is nothing to write down.
-    let (recorded, trial) = workbench.record(&load(&workbench, &nosy()), case(json!({})), &rows).unwrap();
-    assert!(matches!(trial.verdict, Verdict::DependsOnNeighbours { .. }));
+    let (recorded, run) = workbench.record(&load(&workbench, &nosy()), case(json!({})), &rows).unwrap();
+    assert!(matches!(run.verdict, Verdict::DependsOnNeighbours { .. }));
     assert!(recorded.expect.is_empty());
 }

@@ -10,7 +10,7 @@ use crate::diff::{Difference, differences};
 use crate::rows::outcomes;
 use crate::splits;
 use crate::usage::Usage;
-use crate::workbench::TrialError;
+use crate::workbench::RunError;
 
 /// What became of one row, called alone.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +32,7 @@ pub struct LoggedLine {
 
 /// A case that was run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Trial {
+pub struct CaseRun {
     /// Whether it is as expected.
     pub verdict: Verdict,
     /// What became of each row; empty for a case of a configuration that must be refused.
@@ -85,45 +85,45 @@ pub enum Verdict {
     },
 }
 
-impl Trial {
+impl CaseRun {
     pub(crate) fn of_config(verdict: Verdict) -> Self {
         Self { verdict, outcomes: Vec::new(), logs: Vec::new(), usage: Usage::default() }
     }
 
     /// Runs rows one by one, then at all splits, and compares with what the case expects.
-    pub(crate) fn run(chain: &Chain, batch: &RecordBatch, case: &Case) -> Result<Self, TrialError> {
+    pub(crate) fn run(chain: &Chain, batch: &RecordBatch, case: &Case) -> Result<Self, RunError> {
         let (manifest, rows) = (&chain.manifests()[0], &case.rows_in);
-        let mut trial = Self::of_config(Verdict::Passed);
+        let mut run = Self::of_config(Verdict::Passed);
         for row in 0..rows.len() {
             let output = chain.run(batch.slice(row, 1))?;
-            trial.usage.single(&output);
-            trial.usage.calls(&output);
-            trial.outcomes.push(alone(manifest, rows, row, &output));
-            trial.logs.extend(output.logs.into_iter().map(|logged| LoggedLine { row, line: logged.line }));
+            run.usage.single(&output);
+            run.usage.calls(&output);
+            run.outcomes.push(alone(manifest, rows, row, &output));
+            run.logs.extend(output.logs.into_iter().map(|logged| LoggedLine { row, line: logged.line }));
         }
         for (split, ranges) in splits::all(rows.len()) {
             for call in ranges {
                 let output = chain.run(batch.slice(call.start, call.len()))?;
-                if call.len() == rows.len() && trial.usage.rows == 0 {
-                    trial.usage.whole(&output);
+                if call.len() == rows.len() && run.usage.rows == 0 {
+                    run.usage.whole(&output);
                 }
-                trial.usage.calls(&output);
-                if let Some((row, beside)) = first_difference(manifest, rows, &call, &output, &trial.outcomes) {
-                    let alone = trial.outcomes[row].became.clone();
-                    trial.verdict = Verdict::DependsOnNeighbours { row, split, call, alone, beside };
-                    return Ok(trial);
+                run.usage.calls(&output);
+                if let Some((row, beside)) = first_difference(manifest, rows, &call, &output, &run.outcomes) {
+                    let alone = run.outcomes[row].became.clone();
+                    run.verdict = Verdict::DependsOnNeighbours { row, split, call, alone, beside };
+                    return Ok(run);
                 }
             }
         }
-        trial.verdict = if case.expect.len() != rows.len() {
+        run.verdict = if case.expect.len() != rows.len() {
             Verdict::Count { rows: rows.len(), expectations: case.expect.len() }
         } else {
-            match differences(&case.expect, &trial.outcomes) {
+            match differences(&case.expect, &run.outcomes) {
                 differences if differences.is_empty() => Verdict::Passed,
                 differences => Verdict::Differs(differences),
             }
         };
-        Ok(trial)
+        Ok(run)
     }
 
     /// Whether the case is as expected.
