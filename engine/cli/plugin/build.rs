@@ -1,7 +1,7 @@
 //! `millrace plugin build [DIR]`: a project becomes a component, which the host checks before it is put in place.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -46,9 +46,10 @@ pub fn build(args: &BuildArgs, workbench: &Workbench) -> Result<Built> {
     if let Err(error @ (ManifestError::Failed { .. } | ManifestError::Invalid(_))) = manifest {
         bail!("the component was built, and no host would take it: {error}");
     }
-    let file = args.output.clone().unwrap_or_else(|| args.dir.join(format!("{}.wasm", project.name)));
+    let within = |name: &str| if args.dir == Path::new(".") { PathBuf::from(name) } else { args.dir.join(name) };
+    let file = args.output.clone().unwrap_or_else(|| within(&format!("{}.wasm", project.name)));
     fs::write(&file, &wasm).with_context(|| format!("writing {}", file.display()))?;
-    let cases = Some(args.dir.join("cases")).filter(|dir| dir.is_dir());
+    let cases = Some(within("cases")).filter(|dir| dir.is_dir());
     Ok(Built { file, bytes: wasm.len() as u64, sha256: plugin.digest_hex(), manifest, cases })
 }
 
