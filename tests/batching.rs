@@ -26,10 +26,8 @@ const SPLITS: usize = 50;
 
 /// Everything that one revision of the chain needs, with a rule that fails some rows.
 fn chain(host: &PluginHost, suffix: &str) -> Arc<Chain> {
-    let step = |wasm: &[u8], config: serde_json::Value| StepSpec {
-        plugin: host.load(wasm).expect("a stock plugin loads"),
-        config: config.to_string(),
-        limits: Limits::default(),
+    let step = |wasm: &[u8], config: serde_json::Value| {
+        StepSpec::new(host.load(wasm).expect("a stock plugin loads"), config.to_string(), Limits::default())
     };
     let rules = json!({"rules": [{"app": "broken", "to_path": "properties.hw_id"}, {"app": "fixed", "to": format!("one-{suffix}")}]});
     let steps = vec![

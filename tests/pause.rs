@@ -24,11 +24,9 @@ async fn open(dir: &std::path::Path) -> std::sync::Arc<Engine> {
     let mut options = common::options(dir);
     options.delta_commit.age = std::time::Duration::from_millis(10);
     options.log.partitions = 1;
-    options.pipeline = Some(vec![StepSource {
-        plugin: PluginSource::Named("rewrite-device-id@0.1.0".parse().unwrap()),
-        config: json!({"rules": [{"app": "broken", "to_path": "properties.hw_id"}]}),
-        limits: Default::default(),
-    }]);
+    let plugin = PluginSource::Named("rewrite-device-id@0.1.0".parse().unwrap());
+    let rules = json!({"rules": [{"app": "broken", "to_path": "properties.hw_id"}]});
+    options.pipeline = Some(vec![StepSource::new(plugin, rules)]);
     Engine::open(options).await.unwrap()
 }
 

@@ -100,7 +100,7 @@ pub(crate) fn configs() -> [String; 3] {
 fn chain(host: &PluginHost) -> Result<Arc<Chain>> {
     let mut steps = Vec::new();
     for (wasm, config) in [stock::PII_SCRUB, stock::ENRICH_USER_AGENT, stock::REWRITE_DEVICE_ID].iter().zip(configs()) {
-        steps.push(StepSpec { plugin: host.load(wasm)?, config, limits: Limits::default() });
+        steps.push(StepSpec::new(host.load(wasm)?, config, Limits::default()));
     }
     Ok(Arc::new(Chain::new(host, steps)?))
 }

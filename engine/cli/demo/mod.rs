@@ -109,7 +109,7 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
     let engine = open_engine(&config).await?;
     engine.start().await;
     let server = Server::start(engine.clone(), &config).await?;
-    let url = format!("http://{}", server.address);
+    let url = server.url.clone();
     let client = Client::remote(&url)?;
     let plan = Plan::load_or_make(&config.data_dir.join("demo.json"), (engine.clock())())?;
     timings.open_ms = lap(began);

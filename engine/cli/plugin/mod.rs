@@ -19,7 +19,9 @@ use millrace_workbench::Workbench;
 use serde_json::{Value, json};
 
 use crate::Global;
+use crate::client::Client;
 use crate::config::Config;
+use crate::registry::{self, RegistryCommand};
 
 /// What to do with a plugin.
 #[derive(Subcommand)]
@@ -32,6 +34,8 @@ pub enum PluginCommand {
     Test(test::TestArgs),
     /// Measures what an event costs in a component.
     Bench(bench::BenchArgs),
+    #[command(flatten)]
+    Registry(RegistryCommand),
 }
 
 /// `millrace plugin`.
@@ -49,6 +53,12 @@ pub async fn plugin(global: &Global, config: &Config, command: PluginCommand) ->
             let workbench = args.step.workbench(config)?;
             let json = global.json;
             blocking(move || bench::bench(&args, &workbench, json)).await
+        }
+        PluginCommand::Registry(command) => {
+            let client = Client::open(global, config, false).await?;
+            let result = registry::registry(&client, command, global.json).await;
+            client.close().await.and(result)?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -79,7 +89,13 @@ impl StepArgs {
             Some(limits) => serde_json::from_str(limits).with_context(|| format!("--limits {limits}"))?,
             None => Limits::default(),
         };
-        let options = HostOptions { cache_dir: compiled_dir(config), concurrent_calls: 1, ..HostOptions::default() };
+        let options = HostOptions {
+            cache_dir: compiled_dir(config),
+            compiler: Some(config.compiler()?),
+            module_bytes_max: config.http.plugin_bytes_max,
+            concurrent_calls: 1,
+            ..HostOptions::default()
+        };
         Ok(Workbench::new(options, limits)?)
     }
 }

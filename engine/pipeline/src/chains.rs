@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use millrace_plugin_host::{Chain, ChainError, Limits, LoadError, PluginHost, StepSpec};
+use millrace_plugin_host::{Chain, ChainError, Limits, LoadError, OnError, PluginHost, StepSpec};
 use millrace_timeline::chain::SEMANTICS_VERSION;
 use millrace_timeline::{Catalogue, CatalogueError, ChainSpec, Revision};
 use quick_cache::sync::Cache;
 
 use crate::secrets::{SecretError, Secrets};
+use crate::tables::{LoadedTables, TablesError};
 
 /// Most chains kept ready at a time. A revision that is needed again is built again, from the artifact on disk.
 const CHAINS_MAX: usize = 64;
@@ -43,6 +44,14 @@ pub enum ChainBuildError {
          use the build that made it, or activate the chain anew"
     )]
     Semantics(u32),
+    /// A lookup table can't be had.
+    #[error("plugin {plugin}: {error}")]
+    Table {
+        /// The plugin.
+        plugin: String,
+        /// What is wrong.
+        error: TablesError,
+    },
     /// Pinned limits that this build can't read.
     #[error("plugin {plugin}: limits: {detail}")]
     Limits {
@@ -59,17 +68,28 @@ pub struct Chains {
     host: Arc<PluginHost>,
     secrets: Secrets,
     ready: Cache<u64, Arc<Chain>>,
+    tables: LoadedTables,
 }
 
 impl Chains {
     /// Chains of the plugins in `catalogue`, run by `host`.
     pub fn new(catalogue: Catalogue, host: Arc<PluginHost>, secrets: Secrets) -> Self {
-        Self { catalogue, host, secrets, ready: Cache::new(CHAINS_MAX) }
+        Self { catalogue, host, secrets, ready: Cache::new(CHAINS_MAX), tables: LoadedTables::default() }
     }
 
     /// The chain of a revision.
     pub async fn get(&self, revision: &Revision) -> Result<Arc<Chain>, ChainBuildError> {
-        self.ready.get_or_insert_async(&revision.id, self.build(&revision.chain)).await
+        let chain = self.ready.get_or_insert_async(&revision.id, self.build(&revision.chain)).await;
+        if let Err(ChainBuildError::Table { error: TablesError::Memory { .. }, .. }) = &chain {
+            // Chains that nobody has asked for of late may hold the memory.
+            self.ready.clear();
+            return self.ready.get_or_insert_async(&revision.id, self.build(&revision.chain)).await;
+        }
+        chain
+    }
+
+    pub(crate) fn tables(&self) -> &LoadedTables {
+        &self.tables
     }
 
     /// Loads the plugins of a chain and checks that its steps fit together.
@@ -86,14 +106,17 @@ impl Chains {
                 .secrets
                 .resolve(&step.config)
                 .map_err(|error| ChainBuildError::Secret { plugin: plugin.clone(), error })?;
-            loads.push((plugin, self.catalogue.plugin_bytes(&step.plugin).await?, config, limits));
+            let tables = self.tables.of_step(&self.catalogue, &step.tables).await;
+            let tables = tables.map_err(|error| ChainBuildError::Table { plugin: plugin.clone(), error })?;
+            let on_error = if step.halts { OnError::Halt } else { OnError::DeadLetter };
+            loads.push((plugin, self.catalogue.plugin_bytes(&step.plugin).await?, config, limits, on_error, tables));
         }
         let host = self.host.clone();
         let built = tokio::task::spawn_blocking(move || {
             let mut steps = Vec::with_capacity(loads.len());
-            for (plugin, wasm, config, limits) in loads {
+            for (plugin, wasm, config, limits, on_error, tables) in loads {
                 let loaded = host.load(&wasm).map_err(|error| ChainBuildError::Load { plugin, error })?;
-                steps.push(StepSpec { plugin: loaded, config, limits });
+                steps.push(StepSpec { plugin: loaded, config, limits, on_error, tables });
             }
             Ok(Arc::new(Chain::new(&host, steps)?))
         });

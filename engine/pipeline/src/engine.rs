@@ -19,21 +19,25 @@ use millrace_log::embedded::EmbeddedLog;
 use millrace_log::{EventLog, LogError};
 use millrace_plugin_host::{HostOptions, PluginHost};
 use millrace_rows::{Store, StoreError};
+use millrace_timeline::access::PauseEntry;
 use millrace_timeline::{Catalogue, CatalogueError, Timeline};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::Clock;
-use crate::chains::{ChainBuildError, Chains};
+use crate::chains::Chains;
+use crate::diagnostics::{Diagnostics, DiagnosticsOptions};
 use crate::housekeeping;
 use crate::ingest::{Ingest, IngestOptions};
 use crate::materialize::{CommitPolicy, Materializer};
 use crate::metrics::Metrics;
-use crate::pipeline::StepSource;
+use crate::pause::Pause;
+use crate::pipeline::{PipelineError, PipelinePolicy, StepSource};
 use crate::processor::{Processor, ProcessorOptions};
 use crate::progress::Progress;
 use crate::secrets::{SecretError, Secrets};
 use crate::status::{self, LogStatus, Status};
+use crate::tokens::Tokens;
 
 /// Prefix of all keys of this deployment.
 pub const ROOT: &str = "millrace";
@@ -62,6 +66,10 @@ pub struct EngineOptions {
     pub host: HostOptions,
     /// The chain that is asked for. `None`: what is in force, or the stock chain in a new deployment.
     pub pipeline: Option<Vec<StepSource>>,
+    /// What every chain must keep to.
+    pub policy: PipelinePolicy,
+    /// The protected buffer of plugins' texts.
+    pub diagnostics: DiagnosticsOptions,
     /// Gives the time.
     pub clock: Clock,
 }
@@ -82,6 +90,8 @@ impl EngineOptions {
             ingest: IngestOptions::default(),
             host: HostOptions::default(),
             pipeline: None,
+            policy: PipelinePolicy::default(),
+            diagnostics: DiagnosticsOptions::default(),
             clock,
         }
     }
@@ -105,20 +115,12 @@ pub enum EngineError {
     /// The plugin host.
     #[error(transparent)]
     Host(#[from] millrace_plugin_host::LoadError),
-    /// The chain.
-    #[error(transparent)]
-    Chain(#[from] ChainBuildError),
     /// A secret.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// A step of the pipeline that was asked for.
-    #[error("pipeline step {step}: {detail}")]
-    Step {
-        /// Which, counted from 1.
-        step: usize,
-        /// What is wrong with it.
-        detail: String,
-    },
+    /// The pipeline that was asked for.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
     /// A store has rows under revisions that the catalogue does not know.
     #[error(
         "the catalogue has no timeline, but the store {store} has taken in revision {applied}: the catalogue was lost; \
@@ -154,6 +156,15 @@ pub struct Engine {
     pub(crate) clock: Clock,
     delta_path: PathBuf,
     maintainer: Maintainer,
+    pub(crate) policy: PipelinePolicy,
+    tokens: Tokens,
+    diagnostics: Arc<Diagnostics>,
+    /// Held by whoever uploads to or deletes from the catalogue.
+    pub(crate) registry: tokio::sync::Mutex<()>,
+    /// Held by whoever brings a chain into force.
+    pub(crate) activation: tokio::sync::Mutex<()>,
+    /// Masks identifiers in samples: random, and gone with this process.
+    pub(crate) sample_key: String,
     stores: Mutex<Vec<(Box<dyn Store>, CommitPolicy)>>,
     shutdown: watch::Sender<bool>,
     loops: tokio::sync::Mutex<JoinSet<()>>,
@@ -200,6 +211,9 @@ impl Engine {
             check_stores_are_new(&mut stores).await?;
         }
         let chains = Chains::new(catalogue.clone(), host.clone(), secrets.clone());
+        let pause = Pause::load(catalogue.clone(), clock.clone()).await?;
+        let tokens = Tokens::load(catalogue.clone(), clock.clone()).await?;
+        let diagnostics = Arc::new(Diagnostics::new(options.diagnostics, clock.clone()));
         let shared_log: Arc<dyn EventLog> = log.clone();
         let processor = Arc::new(Processor::new(
             shared_log.clone(),
@@ -207,6 +221,8 @@ impl Engine {
             chains,
             timeline.subscribe(),
             options.processor,
+            pause,
+            diagnostics.clone(),
             metrics.clone(),
         ));
         let ingest = Ingest::open(shared_log, options.ingest, clock.clone(), metrics.clone()).await?;
@@ -225,6 +241,12 @@ impl Engine {
             clock,
             delta_path,
             maintainer,
+            policy: options.policy,
+            tokens,
+            diagnostics,
+            registry: tokio::sync::Mutex::default(),
+            activation: tokio::sync::Mutex::default(),
+            sample_key: format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
             stores: Mutex::new(stores),
             shutdown: watch::Sender::new(false),
             loops: tokio::sync::Mutex::default(),
@@ -309,12 +331,14 @@ impl Engine {
         let timeline = self.timeline.borrow().clone();
         let chain = timeline.in_force(timeline.head(), u32::MAX, u64::MAX);
         let steps = chain.map(|revision| revision.chain.steps.iter().map(|step| step.plugin.to_string()).collect());
+        let pause = self.processor.pause().get();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION"),
             log: LogStatus { id: self.log.id(), partitions: bounds },
             revision: timeline.head(),
             chain: steps.unwrap_or_default(),
-            paused: self.processor.paused().map(str::to_owned),
+            paused: pause.as_ref().map(|pause| pause.reason.clone()),
+            pause,
             stores,
         })
     }
@@ -329,6 +353,7 @@ impl Engine {
             log: self.log.stats(),
             keyspace: self.keyspace.stats().await.ok(),
             table: self.maintainer.counts(),
+            diagnostics: self.diagnostics.counts(),
         };
         Ok(self.metrics.text(&status, &gauges))
     }
@@ -346,6 +371,49 @@ impl Engine {
     /// Timeline and plugins.
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
+    }
+
+    /// Pauses the chain: nothing is computed until somebody resumes it, and a restart does not.
+    ///
+    /// # Errors
+    /// When the catalogue could not be written: the chain stands, but a restart would undo it.
+    pub async fn pause(&self, who: &str, reason: &str) -> Result<PauseEntry, CatalogueError> {
+        self.processor.pause().pause(who, reason).await
+    }
+
+    /// Lets the chain go on, and answers what it stood for. A rate of failures that paused it is accepted from here on,
+    /// until it has been under its limit once; whatever else paused it does so again if it is still there.
+    ///
+    /// # Errors
+    /// When the catalogue could not be written: the chain stands on.
+    pub async fn resume(&self) -> Result<Option<PauseEntry>, CatalogueError> {
+        self.processor.accept_failures();
+        self.processor.pause().resume().await
+    }
+
+    /// The timeline.
+    pub fn timeline(&self) -> Arc<Timeline> {
+        self.timeline.borrow().clone()
+    }
+
+    /// The protected buffer of plugins' texts: only for those who may read raw data.
+    pub fn diagnostics(&self) -> &Diagnostics {
+        &self.diagnostics
+    }
+
+    /// Who may do what.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// What each plugin cost since the start.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What the operator asks of every chain.
+    pub fn policy(&self) -> &PipelinePolicy {
+        &self.policy
     }
 
     /// How far the stores have come.

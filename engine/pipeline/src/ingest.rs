@@ -40,6 +40,8 @@ pub struct Envelope {
     pub context: Option<Bytes>,
     /// Address of the sender.
     pub client_ip: Option<String>,
+    /// App that the sender's token stands for.
+    pub app: Option<String>,
 }
 
 /// One event of a request.
@@ -196,7 +198,7 @@ impl Arrival<'_> {
         let id = event.id.unwrap_or_else(|| uuid::Uuid::new_v4().as_u128());
         // An event that has no name of its own gets one here, so that its rows have the same one in every replay.
         let (key, given_id) = match scanned.message_id() {
-            Some(message_id) => (key(None, &message_id), None),
+            Some(message_id) => (key(self.envelope.app.as_deref(), &message_id), None),
             None => (id, Some(format!("{id:032x}"))),
         };
         let received_at_us = if event.takes_received_at { scanned.received_at_us() } else { None };
@@ -206,7 +208,7 @@ impl Arrival<'_> {
             message_id: given_id,
             sent_at_us: self.envelope.sent_at_us,
             batch_context: self.envelope.context.clone(),
-            app: None,
+            app: self.envelope.app.clone(),
             client_ip: self.envelope.client_ip.clone(),
         };
         Ok(Checked { record: NewRecord { id, receipt: Some(receipt), payload: event.payload }, key, partition })
@@ -327,7 +329,10 @@ async fn fill_from_tail(log: &dyn EventLog, window: &Window, events: usize) -> R
                 .filter_map(|record| match &record.receipt {
                     // An event that the ingest named is known by that name: the record's id.
                     Some(receipt) if receipt.message_id.is_some() => Some(record.id),
-                    _ => Some(key(None, &scan(&record.payload).ok()?.message_id()?)),
+                    receipt => {
+                        let app = receipt.as_ref().and_then(|receipt| receipt.app.as_deref());
+                        Some(key(app, &scan(&record.payload).ok()?.message_id()?))
+                    }
                 })
                 .collect();
             window.settle(&keys, true);

@@ -11,23 +11,34 @@
 //! * [`ingest`]: events into the log, each once; acknowledged when durable.
 //! * [`processor`]: the transformed slice at a place of the log; computed once, shared by both stores.
 //! * [`materialize`]: the loop that keeps one store up to date.
+//! * [`registry`], [`tables`], [`pipeline`]: what is uploaded, and how it comes into force; [`trial`]: how it is tried first.
+//! * [`tokens`]: who may do what.
+//! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
 //! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
 //! * [`engine`]: puts the parts together for one machine.
 
 pub mod chains;
+pub mod costs;
 pub mod dedup;
+pub mod diagnostics;
 pub mod engine;
 mod housekeeping;
 pub mod ingest;
 pub mod materialize;
 pub mod metrics;
+pub mod pause;
 pub mod pipeline;
 pub mod processor;
 pub mod progress;
+pub mod registry;
+pub mod samples;
 pub mod secrets;
 pub mod status;
 pub mod stock;
+pub mod tables;
+pub mod tokens;
 pub mod transform;
+pub mod trial;
 
 use std::sync::Arc;
 

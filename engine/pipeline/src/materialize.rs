@@ -240,6 +240,8 @@ struct Feeder {
 }
 
 enum FeedError {
+    /// The chain stands until somebody resumes it.
+    Paused(String),
     Retry(String),
     Stop(String),
     /// The loop has ended this pass.
@@ -261,6 +263,12 @@ impl Feeder {
             };
             match error {
                 FeedError::Closed => return,
+                FeedError::Paused(reason) => {
+                    let reason = format!("the chain is paused: {reason}");
+                    self.progress.set_state(self.store, self.partition, PartitionState::Stopped { reason });
+                    self.processor.pause().wait_running().await;
+                    self.progress.set_state(self.store, self.partition, PartitionState::Running);
+                }
                 FeedError::Stop(reason) => {
                     tracing::error!(store = self.store, partition = self.partition, reason, "partition stopped");
                     self.progress.set_state(self.store, self.partition, PartitionState::Stopped { reason });
@@ -306,5 +314,8 @@ fn resume_error(error: ResumeError) -> FeedError {
 }
 
 fn slice_error(error: SliceError) -> FeedError {
+    if let SliceError::Paused(reason) = error {
+        return FeedError::Paused(reason);
+    }
     if error.is_transient() { FeedError::Retry(error.to_string()) } else { FeedError::Stop(error.to_string()) }
 }

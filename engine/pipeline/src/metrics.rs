@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use millrace_delta::MaintenanceCounts;
+use millrace_plugin_host::Dropped;
 use millrace_rows::DeadLetter;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -14,12 +15,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::costs::Costs;
 use crate::progress::PartitionState;
 use crate::status::Status;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StoreLabel {
     store: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabel {
+    step: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,12 +46,13 @@ pub struct Metrics {
     slices: Family<OutcomeLabel, Counter>,
     records: Counter,
     rows: Counter,
-    dropped: Counter,
+    dropped: Family<DeadLabel, Counter>,
     dead: Family<DeadLabel, Counter>,
     failures: Counter,
     fuel: Counter,
     retries: Family<StoreLabel, Counter>,
     commits: Family<StoreLabel, Histogram, fn() -> Histogram>,
+    costs: Costs,
 }
 
 /// Buckets from 1 ms to 16 s.
@@ -72,12 +80,13 @@ impl Default for Metrics {
             slices: Family::default(),
             records: Counter::default(),
             rows: Counter::default(),
-            dropped: Counter::default(),
+            dropped: Family::default(),
             dead: Family::default(),
             failures: Counter::default(),
             fuel: Counter::default(),
             retries: Family::default(),
             commits: Family::new_with_constructor(commit_seconds),
+            costs: Costs::default(),
         }
     }
 }
@@ -92,7 +101,11 @@ impl Metrics {
         );
         registry.register("transformed_records", "Log records that went through the chain", self.records.clone());
         registry.register("transformed_rows", "Rows that came out of the chain", self.rows.clone());
-        registry.register("dropped_records", "Records that a plugin dropped on purpose", self.dropped.clone());
+        registry.register(
+            "dropped_records",
+            "Records that a plugin dropped on purpose, by step and code",
+            self.dropped.clone(),
+        );
         registry.register("dead_letters", "Records that reached no store, by step and code", self.dead.clone());
         registry.register("plugin_failures", "Failures with a message in the protected buffer", self.failures.clone());
         registry.register("fuel", "Fuel that plugins used", self.fuel.clone());
@@ -120,19 +133,27 @@ impl Metrics {
         records: u64,
         rows: u64,
         dead: &[DeadLetter],
-        dropped: u64,
+        dropped: &[Dropped],
         failures: u64,
         fuel: u64,
     ) {
         self.records.inc_by(records);
         self.rows.inc_by(rows);
-        self.dropped.inc_by(dropped);
+        for dropped in dropped {
+            let label = DeadLabel { step: dropped.step.to_string(), code: dropped.code.to_string() };
+            self.dropped.get_or_create(&label).inc_by(dropped.records);
+        }
         self.failures.inc_by(failures);
         self.fuel.inc_by(fuel);
         for dead in dead {
             let label = DeadLabel { step: dead.step.clone(), code: dead.code.clone() };
             self.dead.get_or_create(&label).inc();
         }
+    }
+
+    /// What each plugin cost.
+    pub fn costs(&self) -> &Costs {
+        &self.costs
     }
 
     pub(crate) fn store_committed(&self, store: &str, took: Duration) {
@@ -153,6 +174,8 @@ pub(crate) struct Gauges {
     /// `None` while the keyspace can't tell, as while it is opened again.
     pub(crate) keyspace: Option<millrace_keyspace::embedded::Stats>,
     pub(crate) table: MaintenanceCounts,
+    /// Entries, bytes and suppressed lines of the protected buffer.
+    pub(crate) diagnostics: (u64, u64, u64),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -184,6 +207,7 @@ impl Metrics {
         gauge("revision", "Highest revision of the timeline", status.revision);
 
         parts(&mut registry, gauges);
+        self.plugins(&mut registry, gauges);
 
         let (first, end) = (Family::<PartitionLabel, Gauge>::default(), Family::<PartitionLabel, Gauge>::default());
         for (partition, bounds) in (0..).zip(&status.log.partitions) {
@@ -215,6 +239,39 @@ impl Metrics {
             // A String takes everything.
             Err(error) => format!("# {error}\n"),
         }
+    }
+}
+
+impl Metrics {
+    /// What plugins cost, and what they said.
+    fn plugins(&self, registry: &mut Registry, gauges: &Gauges) {
+        let calls = Family::<StepLabel, Counter>::default();
+        let rows = Family::<StepLabel, Counter>::default();
+        let fuel = Family::<StepLabel, Counter>::default();
+        let seconds = Family::<StepLabel, Counter<f64, AtomicU64>>::default();
+        for (step, cost) in self.costs.snapshot() {
+            let label = StepLabel { step };
+            calls.get_or_create(&label).inc_by(cost.calls);
+            rows.get_or_create(&label).inc_by(cost.rows_in);
+            fuel.get_or_create(&label).inc_by(cost.fuel);
+            seconds.get_or_create(&label).inc_by(cost.seconds);
+        }
+        registry.register("plugin_calls", "Calls of plugins", calls);
+        registry.register("plugin_rows", "Rows that came to plugins", rows);
+        registry.register("plugin_fuel", "Fuel of plugins, by step", fuel);
+        registry.register_with_unit("plugin", "Time in plugins", Unit::Seconds, seconds);
+        let (entries, bytes, suppressed) = gauges.diagnostics;
+        for (name, help, value) in [
+            ("diagnostics_entries", "Failures and log lines in the protected buffer", entries),
+            ("diagnostics_bytes", "Bytes of their text", bytes),
+        ] {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+        let counter: Counter = Counter::default();
+        counter.inc_by(suppressed);
+        registry.register("plugin_log_lines_suppressed", "Log lines of plugins over their rate", counter);
     }
 }
 

@@ -4,9 +4,10 @@
 //! (partition, first offset, revisions taken in), or, if it is far behind, computes it again. Whatever the cut, the rows
 //! are the same, so a cut is only a matter of speed.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use millrace_decode::Decoder;
 use millrace_log::{EventLog, LogError, ReadLimit, Record};
@@ -14,11 +15,14 @@ use millrace_plugin_host::ChainStop;
 use millrace_rows::{Cursor, Mark, Slice};
 use quick_cache::sync::Cache;
 use quick_cache::{OptionsBuilder, Weighter};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{RwLock, Semaphore, SemaphorePermit, watch};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chains::{ChainBuildError, Chains};
+use crate::diagnostics::Diagnostics;
 use crate::metrics::Metrics;
-use crate::transform::{Segment, TransformError, Transformed, transform};
+use crate::pause::{ENGINE, Pause};
+use crate::transform::{Segment, TransformError, Transformed, split_difference, transform};
 use millrace_timeline::Timeline;
 
 /// What bounds the work on one slice.
@@ -34,6 +38,8 @@ pub struct ProcessorOptions {
     pub concurrency: usize,
     /// Share of records, 0 to 1, that plugins may fail over at least [`FAILURE_WINDOW_RECORDS`] before the chain pauses.
     pub failure_rate_max: f64,
+    /// One of so many slices is computed again at another split, and the chain pauses where the rows differ; 0: none.
+    pub split_check_every: u32,
 }
 
 impl Default for ProcessorOptions {
@@ -44,6 +50,7 @@ impl Default for ProcessorOptions {
             cache_bytes: 128 * 1024 * 1024,
             concurrency: std::thread::available_parallelism().map_or(2, usize::from),
             failure_rate_max: 0.5,
+            split_check_every: 64,
         }
     }
 }
@@ -117,9 +124,31 @@ pub struct Processor {
     slots: Semaphore,
     options: ProcessorOptions,
     failures: FailureWindow,
-    /// Why the chain is paused, once it is. Computing resumes with a restart of the engine.
-    paused: OnceLock<String>,
+    pause: Pause,
+    diagnostics: Arc<Diagnostics>,
+    /// Held for reading while a slice is cut, and for writing while an activation finds out where it begins.
+    cutting: RwLock<()>,
+    /// Where the activation under way begins, before the timeline has it.
+    pending: watch::Sender<Option<Arc<PendingActivation>>>,
+    /// Past the last record of any slice that was cut, by partition.
+    seen: Mutex<BTreeMap<u32, u64>>,
     metrics: Arc<Metrics>,
+}
+
+/// An activation that is being appended to the timeline.
+struct PendingActivation {
+    /// The revision that it follows: stores that have taken in no more than that must not pass its beginning.
+    head: u64,
+    starts: BTreeMap<u32, u64>,
+}
+
+/// Where an activation begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationStart {
+    /// At the log's end.
+    End,
+    /// At the first record that no store has been given: for a chain that stands before a record that it can't pass.
+    Unseen,
 }
 
 impl Processor {
@@ -130,6 +159,8 @@ impl Processor {
         chains: Chains,
         timeline: watch::Receiver<Arc<Timeline>>,
         options: ProcessorOptions,
+        pause: Pause,
+        diagnostics: Arc<Diagnostics>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -140,7 +171,11 @@ impl Processor {
             cache: slice_cache(options.cache_bytes),
             slots: Semaphore::new(options.concurrency.max(1)),
             failures: FailureWindow::new(options.failure_rate_max),
-            paused: OnceLock::new(),
+            pause,
+            diagnostics,
+            cutting: RwLock::new(()),
+            pending: watch::Sender::new(None),
+            seen: Mutex::default(),
             options,
             metrics,
         }
@@ -172,17 +207,111 @@ impl Processor {
         Ok(slice)
     }
 
-    /// Why the chain is paused, if it is.
-    pub fn paused(&self) -> Option<&str> {
-        self.paused.get().map(String::as_str)
+    /// The switch that pauses.
+    pub fn pause(&self) -> &Pause {
+        &self.pause
     }
 
-    fn pause(&self, reason: String) -> SliceError {
-        let reason = self.paused.get_or_init(|| {
-            tracing::error!(reason, "the chain is paused");
-            reason
+    /// Chains ready to run.
+    pub fn chains(&self) -> &Chains {
+        &self.chains
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Arc<Decoder> {
+        &self.decoder
+    }
+
+    /// The failure rate that paused the chain is accepted, until it has once been under its limit again.
+    pub(crate) fn accept_failures(&self) {
+        self.failures.accepted.store(true, Ordering::Relaxed);
+    }
+
+    async fn stand(&self, reason: String) -> SliceError {
+        if let Err(error) = self.pause.pause(ENGINE, &reason).await {
+            tracing::error!(%error, "the pause could not be kept: a restart would undo it");
+        }
+        SliceError::Paused(reason)
+    }
+
+    /// Finds out where an activation behind revision `head` begins in each partition, and holds slices under `head` and
+    /// before back from there until [`Self::activation_done`].
+    ///
+    /// `cursors` are where the furthest store stands. The log's ends are those of this moment, and no slice has passed
+    /// them: slices are not cut meanwhile.
+    ///
+    /// # Errors
+    /// When the log can't tell its ends.
+    pub(crate) async fn begin_activation(
+        &self,
+        head: u64,
+        start: ActivationStart,
+        cursors: &BTreeMap<u32, u64>,
+    ) -> Result<BTreeMap<u32, u64>, LogError> {
+        let _cutting = self.cutting.write().await;
+        let mut starts = BTreeMap::new();
+        for partition in 0..self.log.partitions() {
+            let begins = match start {
+                ActivationStart::End => self.log.bounds(partition).await?.end,
+                ActivationStart::Unseen => {
+                    let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied();
+                    let cursor = cursors.get(&partition).copied();
+                    seen.into_iter().chain(cursor).max().unwrap_or(0)
+                }
+            };
+            starts.insert(partition, begins);
+        }
+        self.pending.send_replace(Some(Arc::new(PendingActivation { head, starts: starts.clone() })));
+        Ok(starts)
+    }
+
+    /// The activation stands in the timeline that this processor sees, or nowhere.
+    pub(crate) fn activation_done(&self) {
+        self.pending.send_replace(None);
+    }
+
+    /// The offset that slices for `applied` must not pass, if there is one.
+    fn limit(&self, partition: u32, applied: u64) -> Option<u64> {
+        let planned = self.pending.borrow().as_ref().filter(|pending| applied <= pending.head).map(|pending| {
+            // A partition that was added meanwhile is the new chain's from its beginning.
+            pending.starts.get(&partition).copied().unwrap_or(0)
         });
-        SliceError::Paused(reason.clone())
+        self.timeline.borrow().limit(applied, partition).into_iter().chain(planned).min()
+    }
+
+    /// Reads the records of a slice. Waits while a slice that begins there would have to be made under a later revision:
+    /// the store that asks takes that in first, and asks again.
+    async fn cut(&self, key: SliceKey) -> Result<(Vec<Record>, SemaphorePermit<'_>), SliceError> {
+        let SliceKey { partition, first, applied } = key;
+        let read = ReadLimit { records: self.options.batch_records, bytes: self.options.batch_bytes };
+        let (mut timeline, mut pending) = (self.timeline.clone(), self.pending.subscribe());
+        loop {
+            timeline.mark_unchanged();
+            pending.mark_unchanged();
+            // Never closed: the semaphore lives as long as the processor.
+            let slot = self.slots.acquire().await.map_err(|error| SliceError::Internal(error.to_string()))?;
+            let cutting = self.cutting.read().await;
+            let limit = self.limit(partition, applied);
+            if limit.is_none_or(|limit| first < limit) {
+                let mut records = self.log.read(partition, first, read).await?;
+                if let Some(limit) = limit {
+                    records.truncate(records.partition_point(|record| record.offset < limit));
+                }
+                let Some(last) = records.last() else {
+                    return Err(SliceError::Internal(format!("partition {partition} has no record at offset {first}")));
+                };
+                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let seen = seen.entry(partition).or_default();
+                *seen = (*seen).max(last.offset + 1);
+                return Ok((records, slot));
+            }
+            drop((cutting, slot));
+            // Errors mean that the engine is gone: whoever waits is dropped with it.
+            tokio::select! {
+                _ = timeline.changed() => {}
+                _ = pending.changed() => {}
+            }
+        }
     }
 
     /// Bytes of slices held for a store that has not asked yet.
@@ -192,51 +321,72 @@ impl Processor {
 
     async fn compute(&self, key: SliceKey) -> Result<Slice, SliceError> {
         let SliceKey { partition, first, applied } = key;
-        if let Some(reason) = self.paused() {
-            return Err(SliceError::Paused(reason.to_owned()));
+        if let Some(pause) = self.pause.get() {
+            return Err(SliceError::Paused(pause.reason));
         }
-        // Never closed: the semaphore lives as long as the processor.
-        let _slot = self.slots.acquire().await.map_err(|error| SliceError::Internal(error.to_string()))?;
-        let limit = ReadLimit { records: self.options.batch_records, bytes: self.options.batch_bytes };
-        let records = self.log.read(partition, first, limit).await?;
-        let Some(last) = records.last() else {
-            return Err(SliceError::Internal(format!("partition {partition} has no record at offset {first}")));
-        };
+        let (records, _slot) = self.cut(key).await?;
+        let Some(last) = records.last() else { return Err(SliceError::Internal("an empty slice was cut".into())) };
         let offsets = first..last.offset + 1;
         let segments = self.segments(applied, partition, offsets.clone()).await?;
         let cursor = Cursor { log: self.log.id(), next: offsets.end, mark: last.mark() };
         let marks: Arc<[Mark]> = records.iter().map(Record::mark).collect();
         let read = records.len() as u64;
 
-        let decoder = self.decoder.clone();
-        let log = cursor.log;
-        let transformed = tokio::task::spawn_blocking(move || transform(&decoder, &segments, log, partition, &records))
-            .await
-            .map_err(|panic| SliceError::Internal(panic.to_string()))?;
-        let Transformed { rows, dead, dropped, plugin_failures, failures, fuel } = match transformed {
+        let (decoder, log, check_at) =
+            (self.decoder.clone(), cursor.log, self.split_check(partition, first, records.len()));
+        let transformed = tokio::task::spawn_blocking(move || {
+            let whole = transform(&decoder, &segments, log, partition, &records)?;
+            let difference = match check_at {
+                Some(cut) => split_difference(&decoder, &segments, log, partition, &records, cut, &whole)?,
+                None => None,
+            };
+            Ok((whole, difference))
+        })
+        .await
+        .map_err(|panic| SliceError::Internal(panic.to_string()))?;
+        let place = || format!("partition {partition}, offsets {} to {}", offsets.start, offsets.end - 1);
+        let (transformed, difference) = match transformed {
             Ok(transformed) => transformed,
             // The machine's fault, not the chain's: the same batch may pass later.
             Err(TransformError::Stop(stop @ ChainStop::Host { .. })) => return Err(SliceError::Host(stop.to_string())),
-            Err(TransformError::Stop(stop)) => {
-                return Err(self.pause(format!(
-                    "partition {partition}, offsets {} to {}: {stop}",
-                    offsets.start,
-                    offsets.end - 1
-                )));
+            Err(TransformError::Stop(mut stop)) => {
+                if let ChainStop::TooManyBadRows { failures, .. } | ChainStop::Halted { failures, .. } = &mut stop {
+                    self.diagnostics.add(partition, std::mem::take(failures), Vec::new());
+                }
+                return Err(self.stand(format!("{}: {stop}", place())).await);
             }
             Err(error @ TransformError::Arrow(_)) => return Err(SliceError::Internal(error.to_string())),
         };
-        if let Some(rate) = self.failures.add(read, plugin_failures) {
-            return Err(self.pause(format!(
-                "plugins failed {:.0}% of the records at partition {partition}, offsets {} to {}, over the limit of {:.0}%",
-                rate * 100.0,
-                offsets.start,
-                offsets.end - 1,
-                self.options.failure_rate_max * 100.0,
-            )));
+        let Transformed { rows, dead, dropped, plugin_failures, drops, failures, logs, steps } = transformed;
+        let failed = failures.len() as u64;
+        self.diagnostics.add(partition, failures, logs);
+        self.metrics.costs().add(&steps, &drops);
+        if let Some(difference) = difference {
+            let reason = "a plugin lets rows depend on the rows beside them";
+            return Err(self.stand(format!("{}: {reason}: another split gave {difference}", place())).await);
         }
-        self.metrics.slice_computed(read, rows.num_rows() as u64, &dead, dropped, failures.len() as u64, fuel);
+        if let Some(rate) = self.failures.add(read, plugin_failures) {
+            let rates = (rate * 100.0, self.options.failure_rate_max * 100.0);
+            let reason = format!(
+                "plugins failed {:.0}% of the records at {}, over the limit of {:.0}%",
+                rates.0,
+                place(),
+                rates.1
+            );
+            return Err(self.stand(reason).await);
+        }
+        let fuel = steps.iter().map(|step| step.fuel).sum();
+        self.metrics.slice_computed(read, rows.num_rows() as u64, &dead, &drops, failed, fuel);
         Ok(Slice { partition, first, cursor, applied, rows, dead, read, dropped, marks })
+    }
+
+    /// Where a slice is cut to be computed again, if it is one of those. It follows from the slice's place: no chance is
+    /// needed, and a plugin can't know it.
+    fn split_check(&self, partition: u32, first: u64, records: usize) -> Option<usize> {
+        let every = u64::from(self.options.split_check_every);
+        let place = xxh3_64(&[&partition.to_le_bytes()[..], &first.to_le_bytes()].concat());
+        (records > 1 && every > 0 && place.is_multiple_of(every))
+            .then(|| 1 + ((place / every) % (records as u64 - 1)) as usize)
     }
 
     /// The chains in force for a range of offsets, ready to run.
@@ -258,13 +408,15 @@ impl Processor {
 /// Watches the share of records that plugins fail.
 struct FailureWindow {
     rate_max: f64,
+    /// Somebody has looked and lets it be, until the rate has been under its limit once.
+    accepted: AtomicBool,
     records: AtomicU64,
     failed: AtomicU64,
 }
 
 impl FailureWindow {
     fn new(rate_max: f64) -> Self {
-        Self { rate_max, records: AtomicU64::new(0), failed: AtomicU64::new(0) }
+        Self { rate_max, accepted: AtomicBool::new(false), records: AtomicU64::new(0), failed: AtomicU64::new(0) }
     }
 
     /// Counts a slice. Gives the rate when the window is full and its rate is over the limit.
@@ -277,7 +429,11 @@ impl FailureWindow {
         self.records.store(0, Ordering::Relaxed);
         self.failed.store(0, Ordering::Relaxed);
         let rate = failed as f64 / records as f64;
-        (rate > self.rate_max).then_some(rate)
+        if rate <= self.rate_max {
+            self.accepted.store(false, Ordering::Relaxed);
+            return None;
+        }
+        (!self.accepted.load(Ordering::Relaxed)).then_some(rate)
     }
 }
 
@@ -292,5 +448,9 @@ mod tests {
         assert_eq!(window.add(1, 0), Some(0.999));
         assert_eq!(window.add(2000, 1000), None, "at the limit, not over it");
         assert_eq!(window.add(2000, 1001), Some(0.5005));
+        window.accepted.store(true, Ordering::Relaxed);
+        assert_eq!(window.add(2000, 2000), None, "accepted");
+        assert_eq!(window.add(2000, 0), None);
+        assert_eq!(window.add(2000, 2000), Some(1.0), "it was under its limit meanwhile");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use millrace_log::{EventLog, LogError, ReadLimit};
 use millrace_rows::LogId;
+use millrace_timeline::access::PauseEntry;
 use serde::Serialize;
 
 use crate::progress::{PartitionProgress, PartitionState, Snapshot};
@@ -21,6 +22,8 @@ pub struct Status {
     pub chain: Vec<String>,
     /// Why the chain is paused, if it is.
     pub paused: Option<String>,
+    /// Since when, and by whom.
+    pub pause: Option<PauseEntry>,
     /// The stores, by name.
     pub stores: BTreeMap<&'static str, StoreStatus>,
 }

@@ -28,13 +28,21 @@ mod reused {
     use wasmtime::{Config, Engine, Store};
 
     wasmtime::component::bindgen!({ path: "../../sdk/wit", world: "transform-plugin" });
-    use millrace::transform::types::{Column, Text, Values};
+    use millrace::transform::types::{AddedColumn, Column, Text, Values};
 
     struct State;
     impl millrace::transform::host::Host for State {
         fn log(&mut self, _: String) {}
     }
     impl millrace::transform::types::Host for State {}
+    impl millrace::transform::tables::Host for State {
+        fn columns(&mut self, _: String) -> Option<Vec<AddedColumn>> {
+            None
+        }
+        fn lookup(&mut self, name: String, _: Column, _: Vec<String>) -> Result<Vec<Column>, String> {
+            Err(format!("there is no table {name:?}"))
+        }
+    }
 
     /// A function that calls the guest with the columns of `input`.
     pub fn caller(
@@ -91,7 +99,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect();
     let full = batch(&rows);
     let chain_of = |wasm: &[u8], config: &str| -> Result<Chain, Box<dyn std::error::Error>> {
-        let spec = StepSpec { plugin: host.load(wasm)?, config: config.to_owned(), limits: Limits::default() };
+        let spec = StepSpec::new(host.load(wasm)?, config, Limits::default());
         Ok(Chain::new(&host, vec![spec])?)
     };
     let none = Chain::new(&host, Vec::new())?;

@@ -14,10 +14,9 @@ pub(crate) type DescribeIgnored = (Result<IgnoredManifest, String>,);
 pub(crate) type TransformParams<'a> = (Batch<'a>,);
 pub(crate) type TransformResult = (Result<Output, String>,);
 
-#[derive(ComponentType, Lift, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(ComponentType, Lift, Lower, Clone, Copy, Debug, PartialEq, Eq)]
 #[component(enum)]
 #[repr(u8)]
-#[expect(dead_code, reason = "the derived lifting makes the variants from their numbers")]
 pub(crate) enum ColumnType {
     #[component(name = "string")]
     String,
@@ -43,7 +42,7 @@ impl From<ColumnType> for millrace_rows::ColumnType {
     }
 }
 
-#[derive(ComponentType, Lift, Debug)]
+#[derive(ComponentType, Lift, Lower, Debug)]
 #[component(record)]
 pub(crate) struct AddedColumn {
     pub(crate) name: String,
@@ -109,14 +108,14 @@ pub(crate) struct Batch<'a> {
     pub(crate) columns: &'a [ColumnIn<'a>],
 }
 
-#[derive(ComponentType, Lift, Debug)]
+#[derive(ComponentType, Lift, Lower, Debug)]
 #[component(record)]
 pub(crate) struct Text {
     pub(crate) offsets: Vec<u32>,
     pub(crate) bytes: Vec<u8>,
 }
 
-#[derive(ComponentType, Lift, Debug)]
+#[derive(ComponentType, Lift, Lower, Debug)]
 #[component(variant)]
 pub(crate) enum Values {
     #[component(name = "text")]
@@ -129,7 +128,19 @@ pub(crate) enum Values {
     Bool(Vec<u8>),
 }
 
-#[derive(ComponentType, Lift, Debug)]
+impl Values {
+    /// How many there are, as far as the guest says.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.offsets.len().saturating_sub(1),
+            Self::Int64(values) => values.len(),
+            Self::Float64(values) => values.len(),
+            Self::Bool(values) => values.len(),
+        }
+    }
+}
+
+#[derive(ComponentType, Lift, Lower, Debug)]
 #[component(record)]
 pub(crate) struct Column {
     pub(crate) values: Values,

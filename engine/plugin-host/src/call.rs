@@ -6,6 +6,7 @@ use wasmtime::{ResourceLimiter, Store, Trap, WasmBacktrace};
 use crate::abi;
 use crate::host::{PluginHost, TICKS_PER_BACKSTOP};
 use crate::limits::{Limits, TABLE_ELEMENTS_MAX};
+use crate::tables::Tables;
 
 /// Room beside [`Limits::output_bytes`] for the frame of the lists, so that the exact limit is counted by us, in bytes of
 /// the boundary, and not by wasmtime in bytes of its own structures.
@@ -91,6 +92,11 @@ pub(crate) struct CallTrace {
 #[error("memory limit: {0}")]
 struct OutOfMemory(String);
 
+/// Marks the error that ends a call whose lookups gave back more than they may.
+#[derive(Debug, thiserror::Error)]
+#[error("lookups gave back more than output_bytes")]
+pub(crate) struct LookupTooLarge;
+
 /// Marks a failure of the machine.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -103,17 +109,39 @@ pub(crate) struct CallState {
     logs: Vec<String>,
     log_lines_left: u32,
     log_bytes_left: usize,
+    tables: Tables,
+    lookup_bytes_left: u64,
+    describing: bool,
 }
 
 impl CallState {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, tables: &Tables) -> Self {
         Self {
             memory_bytes: 0,
             memory_bytes_max: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX),
             logs: Vec::new(),
             log_lines_left: limits.log_lines,
             log_bytes_left: limits.log_bytes as usize,
+            tables: tables.clone(),
+            lookup_bytes_left: limits.output_bytes,
+            describing: true,
         }
+    }
+
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Whether `describe` runs, or what comes before it.
+    pub(crate) fn is_describing(&self) -> bool {
+        self.describing
+    }
+
+    /// Counts what a lookup gives back; false when it is too much.
+    pub(crate) fn take_lookup_bytes(&mut self, bytes: u64) -> bool {
+        let left = self.lookup_bytes_left.checked_sub(bytes);
+        self.lookup_bytes_left = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// Bytes of a log line that would be kept.
@@ -171,10 +199,11 @@ pub(crate) fn describe(
     host: &PluginHost,
     entry: &Entry,
     limits: &Limits,
+    tables: &Tables,
     config: &str,
 ) -> Result<abi::Manifest, CallFailure> {
     let _permit = host.inner.permits.acquire();
-    let mut store = new_store(host, limits);
+    let mut store = new_store(host, limits, tables);
     let result = (|| {
         let instance = instantiate(&mut store, entry, limits)?;
         let describe =
@@ -189,11 +218,12 @@ pub(crate) fn transform(
     host: &PluginHost,
     entry: &Entry,
     limits: &Limits,
+    tables: &Tables,
     config: &str,
     batch: abi::Batch<'_>,
 ) -> (Result<abi::Output, CallFailure>, CallTrace) {
     let _permit = host.inner.permits.acquire();
-    let mut store = new_store(host, limits);
+    let mut store = new_store(host, limits, tables);
     let mut trace = CallTrace::default();
     let described = (|| {
         let instance = instantiate(&mut store, entry, limits)?;
@@ -210,6 +240,7 @@ pub(crate) fn transform(
     let result = match instance {
         Ok(instance) => {
             let result = (|| {
+                store.data_mut().describing = false;
                 store.set_fuel(limits.fuel)?;
                 let transform = instance
                     .get_typed_func::<abi::TransformParams<'_>, abi::TransformResult>(&mut store, entry.transform)?;
@@ -227,8 +258,8 @@ pub(crate) fn transform(
     (result, trace)
 }
 
-fn new_store(host: &PluginHost, limits: &Limits) -> Store<CallState> {
-    let mut store = Store::new(&host.inner.engine, CallState::new(limits));
+fn new_store(host: &PluginHost, limits: &Limits, tables: &Tables) -> Store<CallState> {
+    let mut store = Store::new(&host.inner.engine, CallState::new(limits, tables));
     store.limiter(|state| state);
     store.set_hostcall_fuel(usize::try_from(limits.output_bytes).unwrap_or(usize::MAX).saturating_add(FRAME_BYTES));
     store.set_epoch_deadline(BACKSTOP_TICKS);
@@ -265,7 +296,7 @@ fn classify(error: &wasmtime::Error) -> CallFailure {
             Trap::StackOverflow => HostCode::StackOverflow,
             _ => HostCode::Trap,
         }
-    } else if error.root_cause().to_string().contains("fuel allocated for hostcalls") {
+    } else if error.is::<LookupTooLarge>() || error.root_cause().to_string().contains("fuel allocated for hostcalls") {
         // wasmtime has no public type for it; a test holds this text.
         HostCode::OutputTooLarge
     } else {
@@ -317,22 +348,22 @@ mod tests {
     #[test]
     fn logs_are_bounded_in_lines_and_bytes() {
         let limits = Limits { log_lines: 3, log_bytes: 10, ..Limits::default() };
-        let mut state = CallState::new(&limits);
+        let mut state = CallState::new(&limits, &Tables::default());
         state.log("12345".to_owned());
         state.log("678é".to_owned());
         state.log("more".to_owned());
         assert_eq!(state.logs, ["12345", "678é"], "the third has no bytes left");
-        let mut state = CallState::new(&limits);
+        let mut state = CallState::new(&limits, &Tables::default());
         (0..9).for_each(|n| state.log(n.to_string()));
         assert_eq!(state.logs, ["0", "1", "2"]);
-        let mut state = CallState::new(&limits);
+        let mut state = CallState::new(&limits, &Tables::default());
         state.log("123456789é".to_owned());
         assert_eq!(state.logs, ["123456789"], "cut where a character ends");
     }
 
     #[test]
     fn memory_is_counted_over_all_memories() {
-        let mut state = CallState::new(&Limits { memory_bytes: 100, ..Limits::default() });
+        let mut state = CallState::new(&Limits { memory_bytes: 100, ..Limits::default() }, &Tables::default());
         assert!(state.memory_growing(0, 60, None).unwrap());
         assert!(state.memory_growing(0, 40, None).unwrap());
         assert!(state.memory_growing(40, 41, None).unwrap_err().is::<OutOfMemory>());
@@ -341,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_failure_of_the_machine_decides_no_row() {
-        let mut state = CallState::new(&Limits::default());
+        let mut state = CallState::new(&Limits::default(), &Tables::default());
         let error = state.memory_grow_failed(std::io::Error::other("no memory").into()).unwrap_err();
         assert!(matches!(classify(&error), CallFailure::Stop(Stop::Host(_))));
         assert_eq!(classify(&Trap::Interrupt.into()), CallFailure::Stop(Stop::Backstop));

@@ -7,6 +7,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use millrace_rows::ColumnType;
 use millrace_rows::schema::{AddedColumn, BASE, row_schema};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{ChainError, ChainProblem, ChainStop};
 use crate::host::PluginHost;
@@ -16,6 +17,7 @@ use crate::manifest::Manifest;
 use crate::output::ChainOutput;
 use crate::plugin::Plugin;
 use crate::run::Run;
+use crate::tables::Tables;
 
 /// Most steps of a chain.
 pub const STEPS_MAX: usize = 64;
@@ -31,6 +33,28 @@ pub struct StepSpec {
     pub config: String,
     /// Its limits.
     pub limits: Limits,
+    /// What a row that fails does.
+    pub on_error: OnError,
+    /// The lookup tables that it may ask for.
+    pub tables: Tables,
+}
+
+/// What a step does with a row that fails. There is no way to let it pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The row's record becomes a dead letter.
+    #[default]
+    DeadLetter,
+    /// The chain stops and nothing is decided, until somebody has looked.
+    Halt,
+}
+
+impl StepSpec {
+    /// A step without lookup tables that makes dead letters of rows that fail.
+    pub fn new(plugin: Plugin, config: impl Into<String>, limits: Limits) -> Self {
+        Self { plugin, config: config.into(), limits, on_error: OnError::default(), tables: Tables::default() }
+    }
 }
 
 impl fmt::Debug for StepSpec {
@@ -94,7 +118,12 @@ impl Chain {
             if !Arc::ptr_eq(&host.inner, &spec.plugin.host().inner) {
                 return Err(unnamed(ChainProblem::Columns("the plugin was loaded by another host".to_owned())));
             }
-            let manifest = spec.plugin.manifest(&spec.config, &spec.limits).map_err(|e| unnamed(e.into()))?;
+            let manifest = spec.plugin.manifest_with(&spec.config, &spec.limits, &spec.tables);
+            let manifest = manifest.map_err(|e| unnamed(e.into()))?;
+            if let Some(table) = manifest.tables.iter().find(|table| !spec.tables.is_loaded(table)) {
+                let problem = format!("it needs the lookup table {table:?}, which is not there");
+                return Err(ChainError { index, step: manifest.step_name(), problem: ChainProblem::Columns(problem) });
+            }
             let resolved = columns.apply(&manifest).map_err(|problem| ChainError {
                 index,
                 step: manifest.step_name(),
@@ -210,9 +239,6 @@ impl Columns {
             }
             expected.push(Expected { ty: column.ty, added: true });
         }
-        if let Some(table) = manifest.tables.first() {
-            return Err(format!("it needs the lookup table {table:?}, and this version has no lookup tables"));
-        }
         self.added.extend(manifest.adds.iter().cloned());
         if self.added.len() > ADDED_COLUMNS_MAX {
             return Err(format!("the chain adds more than {ADDED_COLUMNS_MAX} columns with it"));
@@ -254,8 +280,6 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_by_name() {
-        let mut tables = manifest(&[], &[], &[]);
-        tables.tables.push("geo".into());
         for (manifest, word) in [
             (manifest(&["score"], &[], &[]), "reads column \"score\""),
             (manifest(&["_offset"], &[], &[]), "host's own"),
@@ -263,7 +287,6 @@ mod tests {
             (manifest(&[], &["received_at"], &[]), "no plugin may change"),
             (manifest(&[], &["_sub"], &[]), "host's own"),
             (manifest(&[], &[], &["seen"]), "has added"),
-            (tables, "lookup table"),
         ] {
             let mut columns = Columns { added: vec![AddedColumn { name: "seen".into(), ty: ColumnType::Bool }] };
             let error = columns.apply(&manifest).err().unwrap();

@@ -37,10 +37,13 @@ pub enum LoadError {
     /// Damaged, or using a feature that is off because it would make results depend on the machine.
     #[error("the plugin is damaged or uses a WebAssembly feature that is not allowed: {0}")]
     Invalid(String),
+    /// Compiling it was ended.
+    #[error("the plugin could not be compiled: {0}")]
+    Compile(String),
     /// It asks for something that the host does not give.
     #[error(
-        "the plugin imports {import:?}, and a transform may only import millrace:transform/host@1: it has no clock, \
-         files, network or randomness (build it for wasm32-unknown-unknown, or with your tool's option that leaves WASI \
+        "the plugin imports {import:?}, and a transform may only import millrace:transform/host@1 and tables@1: it has no \
+         clock, files, network or randomness (build it for wasm32-unknown-unknown, or with your tool's option that leaves WASI \
          out)"
     )]
     ForbiddenImport {
@@ -119,6 +122,19 @@ pub enum ChainStop {
         /// The bound.
         max: usize,
         /// The rows decided until then, with protected text.
+        failures: Vec<Failure>,
+    },
+    /// A row failed at a step whose failures are to halt the chain rather than to make dead letters. Correct the chain, or
+    /// what it depends on.
+    #[error("step {step}: the record at offset {offset} failed with {code}, and the step is to halt then")]
+    Halted {
+        /// The step.
+        step: String,
+        /// The record.
+        offset: u64,
+        /// The plugin's code, or the host's.
+        code: String,
+        /// The rows decided until then that ended in a trap, an error or a limit, with protected text.
         failures: Vec<Failure>,
     },
     /// A call took longer than [`crate::HostOptions::backstop`]. The machine stands still or the fuel limit is far too

@@ -13,6 +13,7 @@ use crate::call::CallState;
 use crate::error::LoadError;
 use crate::limits::{HostOptions, TABLE_ELEMENTS_MAX, WASM_STACK_BYTES};
 use crate::plugin::{self, Plugin};
+use crate::tables;
 
 /// Pool slots per running call. A component of one of our SDKs has one memory and one or two tables; adapters that
 /// language tools add bring small modules of their own.
@@ -79,9 +80,9 @@ impl PluginHost {
 
     /// Checks a plugin and compiles it, or takes it from the cache. Runs none of the plugin's code.
     ///
-    /// Compiling takes from a tenth of a second to many seconds, on this thread, and as much memory as the plugin makes
-    /// it: run it in a bounded child process first where plugins come from people you don't know, with the same cache
-    /// directory.
+    /// Compiling takes from a tenth of a second to many seconds and as much memory as the plugin makes it:
+    /// [`HostOptions::compiler`] has it done in a bounded child process, which is what plugins of people you don't know
+    /// need.
     ///
     /// # Errors
     /// [`LoadError`] says what was refused and what to do.
@@ -92,7 +93,10 @@ impl PluginHost {
         }
         plugin::check_is_component(wasm)?;
         let digest: [u8; 32] = Sha256::digest(wasm).into();
-        let compile = || inner.engine.precompile_component(wasm).map_err(|e| LoadError::Invalid(format!("{e:#}")));
+        let compile = || match &inner.options.compiler {
+            Some(compiler) => compiler.compile(wasm),
+            None => inner.engine.precompile_component(wasm).map_err(|e| LoadError::Invalid(format!("{e:#}"))),
+        };
         let component = match &inner.cache {
             None => deserialize(&inner.engine, &Trusted::compiled_here(compile()?)),
             Some(cache) => {
@@ -144,7 +148,7 @@ fn deserialize(engine: &Engine, artifact: &Trusted) -> wasmtime::Result<Componen
 
 /// Settings of the engine. What changes the meaning of a guest's code here (features, NaN, fuel) is part of the semantics
 /// version.
-fn config(options: &HostOptions) -> Config {
+pub(crate) fn config(options: &HostOptions) -> Config {
     let calls = options.concurrent_calls;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
@@ -187,14 +191,15 @@ fn config(options: &HostOptions) -> Config {
     config
 }
 
-/// The name of the world's only interface with functions.
-pub(crate) const HOST_INTERFACE: &str = "millrace:transform/host@1.0.0";
+/// The interface with the log. Components of an earlier version of the same major number fit, too.
+pub(crate) const HOST_INTERFACE: &str = "millrace:transform/host@1.1.0";
 /// An interface of types alone, which bindings import beside it.
-pub(crate) const TYPES_INTERFACE: &str = "millrace:transform/types@1.0.0";
+pub(crate) const TYPES_INTERFACE: &str = "millrace:transform/types@1.1.0";
 
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<CallState>> {
     let mut linker = Linker::new(engine);
     linker.instance(TYPES_INTERFACE)?;
+    tables::add_to_linker(&mut linker)?;
     linker.instance(HOST_INTERFACE)?.func_wrap(
         "log",
         |mut store: StoreContextMut<'_, CallState>, (message,): (WasmStr,)| {

@@ -160,7 +160,8 @@ fn account(
     Ok(())
 }
 
-fn array(column: abi::Column, ty: ColumnType, rows: usize) -> Result<ArrayRef, String> {
+/// An array of one of our types from a column of `rows` values.
+pub(crate) fn array(column: abi::Column, ty: ColumnType, rows: usize) -> Result<ArrayRef, String> {
     let nulls = match column.validity {
         None => None,
         Some(bits) if bits.len() != rows.div_ceil(8) => {

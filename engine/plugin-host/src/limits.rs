@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::compiler::CompilerProcess;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -89,6 +91,8 @@ pub struct HostOptions {
     pub cache_bytes_max: u64,
     /// Largest plugin that is accepted. Default 32 MiB.
     pub module_bytes_max: usize,
+    /// Has plugins compiled in a child process; without it they are compiled in this one. Default: none.
+    pub compiler: Option<CompilerProcess>,
     /// Calls that run at the same time; more wait. Default: twice the number of processors, 4 to 64.
     pub concurrent_calls: u32,
     /// Largest [`Limits::memory_bytes`] that this host takes. Default 256 MiB, at most 4 GiB. It costs address space
@@ -112,6 +116,7 @@ impl Default for HostOptions {
             cache_dir: None,
             cache_bytes_max: KIB * MIB,
             module_bytes_max: 32 * MIB as usize,
+            compiler: None,
             concurrent_calls: (2 * processors).clamp(4, 64) as u32,
             memory_bytes_max: 256 * MIB,
             memory_resident_bytes: 64 * MIB as usize,

@@ -11,7 +11,7 @@ use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use millrace_rows::ColumnType;
 
-use crate::abi::{ColumnIn, TextIn, ValuesIn};
+use crate::abi::{Column, ColumnIn, Text, TextIn, Values, ValuesIn};
 
 /// A range of a column, ready to be sent.
 pub(crate) struct PlainColumn<'a> {
@@ -78,6 +78,18 @@ impl<'a> PlainColumn<'a> {
         };
         ColumnIn { values, validity: self.validity.as_deref() }
     }
+}
+
+/// A whole column with buffers of its own, for what a host's function gives back.
+pub(crate) fn owned_column(array: &dyn Array, ty: ColumnType) -> Column {
+    let plain = PlainColumn::new(array, ty, 0..array.len());
+    let values = match plain.borrowed().values {
+        ValuesIn::Text(text) => Values::Text(Text { offsets: text.offsets.to_vec(), bytes: text.bytes.to_vec() }),
+        ValuesIn::Int64(values) => Values::Int64(values.to_vec()),
+        ValuesIn::Float64(values) => Values::Float64(values.to_vec()),
+        ValuesIn::Bool(values) => Values::Bool(values.to_vec()),
+    };
+    Column { values, validity: plain.validity }
 }
 
 fn bool_bytes(array: &BooleanArray, rows: Range<usize>) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -208,6 +209,8 @@ pub struct StepStats {
     pub output_bytes: u64,
     /// The most that any one call took, those included that were thrown away.
     pub peak: CallPeak,
+    /// Time by the clock, waiting for a free call included.
+    pub took: Duration,
 }
 
 /// The most that one call took of what [`crate::Limits`] bounds; each figure may be of another call.

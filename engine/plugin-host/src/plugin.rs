@@ -14,6 +14,7 @@ use crate::error::{LoadError, ManifestError};
 use crate::host::{HOST_INTERFACE, PluginHost, TYPES_INTERFACE};
 use crate::limits::{CONFIG_BYTES_MAX, Limits};
 use crate::manifest::Manifest;
+use crate::tables::{TABLES_INTERFACE, Tables};
 
 /// A plugin, compiled and ready. Cheap to clone.
 #[derive(Clone)]
@@ -65,13 +66,26 @@ impl Plugin {
     /// # Errors
     /// [`ManifestError`] tells whether the configuration, the plugin or the host is at fault.
     pub fn manifest(&self, config_json: &str, limits: &Limits) -> Result<Manifest, ManifestError> {
+        self.manifest_with(config_json, limits, &Tables::default())
+    }
+
+    /// Like [`Self::manifest`], for a plugin that may ask for the columns of lookup tables.
+    ///
+    /// # Errors
+    /// [`ManifestError`] tells whether the configuration, the plugin or the host is at fault.
+    pub fn manifest_with(
+        &self,
+        config_json: &str,
+        limits: &Limits,
+        tables: &Tables,
+    ) -> Result<Manifest, ManifestError> {
         limits.check(self.host().options().memory_bytes_max).map_err(ManifestError::Limits)?;
         if config_json.len() > CONFIG_BYTES_MAX {
             return Err(ManifestError::Config(format!("it has more than {CONFIG_BYTES_MAX} bytes")));
         }
         serde_json::from_str::<serde::de::IgnoredAny>(config_json)
             .map_err(|e| ManifestError::Config(format!("it is no JSON: {e}")))?;
-        let described = call::describe(self.host(), &self.inner.entry, limits, config_json);
+        let described = call::describe(self.host(), &self.inner.entry, limits, tables, config_json);
         let manifest = described.map_err(|failure| match failure {
             CallFailure::Guest(call::HostCode::GuestError, message) => ManifestError::Refused(message),
             CallFailure::Guest(code, message) | CallFailure::Stop(Stop::Describe(code, message)) => {
@@ -120,6 +134,8 @@ pub(crate) fn check_world(engine: &Engine, component: &Component) -> Result<(), 
         let forbidden = |import: String| Err(LoadError::ForbiddenImport { import });
         let allowed: &[&str] = if same_interface(name, HOST_INTERFACE) {
             &["log"]
+        } else if same_interface(name, TABLES_INTERFACE) {
+            &["columns", "lookup"]
         } else if same_interface(name, TYPES_INTERFACE) {
             &[]
         } else {

@@ -5,6 +5,7 @@
 //! it, at that step.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Array, new_empty_array};
 use arrow::compute::{concat, filter, filter_record_batch, take};
@@ -17,7 +18,7 @@ use millrace_rows::schema::{LINEAGE, OFFSET, PARTITION};
 use crate::abi;
 use crate::bisect::{self, Ended, Found};
 use crate::call::{self, Stop};
-use crate::chain::Step;
+use crate::chain::{OnError, Step};
 use crate::error::ChainStop;
 use crate::lift::{self, Checked};
 use crate::lower::{self, PlainColumn};
@@ -122,7 +123,9 @@ impl Run {
     pub(crate) fn step(&mut self, step: &Step) -> Result<(), ChainStop> {
         let rows = self.record.len();
         let mut cost = Cost::default();
+        let began = Instant::now();
         let found = self.search(step, &mut cost)?;
+        let took = began.elapsed();
         let (calls, discarded) = (found.calls, found.discarded);
         let mut failed: Vec<(usize, Arc<str>)> = Vec::new();
         let mut dropped: Vec<(usize, Arc<str>)> = Vec::new();
@@ -143,6 +146,14 @@ impl Run {
         }
         // The first row of a record that failed names its code.
         failed.sort_by_key(|(row, _)| *row);
+        if let (OnError::Halt, Some((row, code))) = (step.spec.on_error, failed.first()) {
+            return Err(ChainStop::Halted {
+                step: step.name.to_string(),
+                offset: self.offsets[self.record[*row] as usize] as u64,
+                code: code.to_string(),
+                failures: std::mem::take(&mut self.failures),
+            });
+        }
         let merged = merge(&self.columns, step, found, rows)
             .map_err(|e| ChainStop::Host { step: step.name.to_string(), message: e.to_string() })?;
         let record = match &merged.kept {
@@ -160,6 +171,7 @@ impl Run {
             fuel: cost.fuel,
             output_bytes: cost.output_bytes,
             peak: cost.peak,
+            took,
         });
         let before = std::mem::replace(&mut self.record, record);
         self.columns = merged.columns;
@@ -184,7 +196,8 @@ impl Run {
             let sent: Vec<abi::ColumnIn<'_>> = plain.iter().map(PlainColumn::borrowed).collect();
             let batch = abi::Batch { rows: rows.len() as u32, columns: &sent };
             let plugin = &step.spec.plugin;
-            let (result, trace) = call::transform(plugin.host(), plugin.entry(), limits, &step.spec.config, batch);
+            let (result, trace) =
+                call::transform(plugin.host(), plugin.entry(), limits, &step.spec.tables, &step.spec.config, batch);
             cost.fuel += trace.describe_fuel + trace.fuel;
             let mut peak = CallPeak {
                 fuel: trace.fuel,

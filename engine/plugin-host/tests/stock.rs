@@ -21,7 +21,7 @@ fn chain(host: &PluginHost, limits: &Limits) -> Chain {
     let steps = ["pii-scrub", "enrich-user-agent"].map(|name| {
         let path = format!("{}/../../plugins/{name}/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
         let plugin = host.load(&std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"))).unwrap();
-        StepSpec { plugin, config: "{}".to_owned(), limits: limits.clone() }
+        StepSpec::new(plugin, "{}", limits.clone())
     });
     Chain::new(host, steps.into()).unwrap()
 }

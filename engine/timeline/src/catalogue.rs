@@ -9,8 +9,13 @@
 //! ("log")                         identity of the log that the timeline's offsets count in
 //! ("revision", id)                Revision
 //! ("plugin", name, version)       PluginEntry: the pointer, written after the bytes that it points to
-//! ("blob", sha256, chunk)         plugin bytes, BLOB_CHUNK_BYTES each
+//! ("table", name, version)        TableEntry: the same for a lookup table
+//! ("blob", sha256, chunk)         bytes of a plugin or a table, BLOB_CHUNK_BYTES each
 //! ("import", id)                  ImportPosition: how far an import has come
+//! ("token", id)                   TokenEntry
+//! ("audit", number)               AuditEntry, the newest AUDIT_ENTRIES_MAX of them
+//! ("audit-next")                  number of the next one
+//! ("pause")                       PauseEntry, while the chain stands
 //! ```
 //! Revisions are appended with a compare on their own key (absent) and the one before (there), so two writers can't
 //! both append number n.
@@ -18,22 +23,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use foundationdb_tuple::{Subspace, TuplePack};
+use foundationdb_tuple::{Subspace, TuplePack, TupleUnpack};
 use millrace_keyspace::{Batch, Compare, Keyspace, KeyspaceError, Pair, Write, prefix_end};
 use millrace_rows::LogId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::chain::PluginRef;
+use crate::plugins::PLUGIN_BYTES_MAX;
 use crate::revision::{Revision, Timeline, TimelineError};
 
 /// Version of the layout above.
 pub const FORMAT: u32 = 1;
 /// Bytes of a plugin in one value.
 pub const BLOB_CHUNK_BYTES: usize = 90_000;
-/// Largest plugin that the catalogue takes, in bytes.
-pub const PLUGIN_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest revision, in bytes of its JSON: what fits into one value, and some room.
+pub const REVISION_BYTES_MAX: usize = 95_000;
 
 /// Why the catalogue did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +70,30 @@ pub enum CatalogueError {
         /// Digest of what is stored.
         stored: String,
     },
+    /// A plugin or table that revisions refer to can't be deleted.
+    #[error("{what} is in use by revision {}: a replay needs it", revisions.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))]
+    InUse {
+        /// The plugin or table.
+        what: String,
+        /// The revisions.
+        revisions: Vec<u64>,
+    },
+    /// No such table, or its bytes are gone or damaged.
+    #[error("table {0} is not in the catalogue, or its bytes are damaged")]
+    NoSuchTable(String),
+    /// No such token.
+    #[error("there is no token {0}")]
+    NoSuchToken(String),
+    /// A revision larger than [`REVISION_BYTES_MAX`].
+    #[error(
+        "the chain has {0} bytes with its configurations: the limit is {REVISION_BYTES_MAX}; put long lists into a lookup \
+         table"
+    )]
+    RevisionTooLarge(usize),
     /// No such plugin, or its bytes are gone or damaged.
     #[error("plugin {0} is not in the catalogue, or its bytes are damaged")]
     NoSuchPlugin(String),
-    /// Larger than [`PLUGIN_BYTES_MAX`].
+    /// Larger than [`crate::plugins::PLUGIN_BYTES_MAX`].
     #[error("plugin of {0} bytes: the limit is {PLUGIN_BYTES_MAX}")]
     PluginTooLarge(usize),
     /// The catalogue belongs to another log.
@@ -88,17 +113,6 @@ pub enum CatalogueError {
     /// Reading or writing the export file failed.
     #[error("export file: {0}")]
     File(#[from] std::io::Error),
-}
-
-/// What the catalogue knows of a plugin beside its bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PluginEntry {
-    /// SHA-256 of the component.
-    pub sha256: String,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// When it was stored, µs since 1970 UTC.
-    pub stored_at_us: i64,
 }
 
 /// How far an import has come.
@@ -184,68 +198,72 @@ impl Catalogue {
             }
             compares.push(Compare { key: before, expected });
         }
-        let writes = vec![Write::Put(key, to_json(revision)?)];
+        compares.extend(self.pointers(revision).await?);
+        let value = to_json(revision)?;
+        if value.len() > REVISION_BYTES_MAX {
+            return Err(CatalogueError::RevisionTooLarge(value.len()));
+        }
+        let writes = vec![Write::Put(key, value)];
         match self.keyspace.commit(Batch { compares, writes }).await {
             Err(KeyspaceError::Conflict { .. }) => Err(CatalogueError::RevisionExists(revision.id)),
             other => Ok(other?),
         }
     }
 
-    /// Stores a plugin under its name and version; storing the same bytes again changes nothing.
-    ///
-    /// # Errors
-    /// [`CatalogueError::PluginDiffers`] when the name and version exist with other bytes.
-    pub async fn put_plugin(
-        &self,
-        name: &str,
-        version: &str,
-        wasm: &[u8],
-        now_us: i64,
-    ) -> Result<PluginRef, CatalogueError> {
-        if wasm.len() > PLUGIN_BYTES_MAX {
-            return Err(CatalogueError::PluginTooLarge(wasm.len()));
-        }
-        let sha256 = hex_sha256(wasm);
-        let plugin = PluginRef { name: name.to_owned(), version: version.to_owned(), sha256: sha256.clone() };
-        let pointer = self.key(&("plugin", name, version));
-        if let Some(stored) = self.get::<PluginEntry>(&("plugin", name, version), "plugin").await? {
-            if stored.sha256 == sha256 {
-                return Ok(plugin);
+    /// Compares that hold while everything that a revision refers to is there.
+    async fn pointers(&self, revision: &Revision) -> Result<Vec<Compare>, CatalogueError> {
+        let mut pointers = Vec::new();
+        for step in &revision.chain.steps {
+            let plugin = &step.plugin;
+            let key = self.key(&("plugin", plugin.name.as_str(), plugin.version.as_str()));
+            let expected = self.keyspace.get(&key).await?;
+            if expected.is_none() {
+                return Err(CatalogueError::NoSuchPlugin(plugin.to_string()));
             }
-            return Err(CatalogueError::PluginDiffers {
-                name: plugin.name,
-                version: plugin.version,
-                stored: stored.sha256,
-            });
+            pointers.push(Compare { key, expected });
+            for table in &step.tables {
+                let key = self.key(&("table", table.name.as_str(), table.version));
+                let expected = self.keyspace.get(&key).await?;
+                if expected.is_none() {
+                    return Err(CatalogueError::NoSuchTable(table.to_string()));
+                }
+                pointers.push(Compare { key, expected });
+            }
         }
-        for (index, chunk) in (0u64..).zip(wasm.chunks(BLOB_CHUNK_BYTES)) {
-            let key = self.key(&("blob", sha256.as_str(), index));
+        Ok(pointers)
+    }
+
+    /// Stores bytes under their digest.
+    pub(crate) async fn put_blob(&self, sha256: &str, bytes: &[u8]) -> Result<(), CatalogueError> {
+        for (index, chunk) in (0u64..).zip(bytes.chunks(BLOB_CHUNK_BYTES)) {
+            let key = self.key(&("blob", sha256, index));
             let writes = vec![Write::Put(key, Bytes::copy_from_slice(chunk))];
             self.keyspace.commit(Batch { compares: vec![], writes }).await?;
         }
-        let entry = PluginEntry { sha256, bytes: wasm.len() as u64, stored_at_us: now_us };
-        let batch = Batch {
-            compares: vec![Compare { key: pointer.clone(), expected: None }],
-            writes: vec![Write::Put(pointer, to_json(&entry)?)],
-        };
-        self.keyspace.commit(batch).await?;
-        Ok(plugin)
+        Ok(())
     }
 
-    /// What is known of a plugin.
-    pub async fn plugin(&self, name: &str, version: &str) -> Result<Option<PluginEntry>, CatalogueError> {
-        self.get(&("plugin", name, version), "plugin").await
+    /// The bytes with this digest; `None` where they are gone or damaged.
+    pub(crate) async fn blob(&self, sha256: &str) -> Result<Option<Vec<u8>>, CatalogueError> {
+        let pairs = self.scan(&self.space.subspace(&("blob", sha256))).await?;
+        let bytes: Vec<u8> = pairs.iter().flat_map(|(_, chunk)| chunk.iter().copied()).collect();
+        Ok((hex_sha256(&bytes) == sha256).then_some(bytes))
     }
 
-    /// The bytes of a plugin, checked against its digest.
-    pub async fn plugin_bytes(&self, plugin: &PluginRef) -> Result<Vec<u8>, CatalogueError> {
-        let pairs = self.scan(&self.space.subspace(&("blob", plugin.sha256.as_str()))).await?;
-        let wasm: Vec<u8> = pairs.iter().flat_map(|(_, chunk)| chunk.iter().copied()).collect();
-        if hex_sha256(&wasm) == plugin.sha256 {
-            Ok(wasm)
-        } else {
-            Err(CatalogueError::NoSuchPlugin(plugin.to_string()))
+    /// Removes the bytes with this digest, unless another plugin or table has the same. A crash before it leaves bytes
+    /// that nothing points to: the next upload of the same bytes takes them up.
+    pub(crate) async fn drop_blob(&self, sha256: &str) -> Result<(), CatalogueError> {
+        let plugins = self.plugins().await?;
+        let tables = self.tables().await?;
+        let shared = plugins.iter().any(|(_, entry)| entry.sha256 == sha256)
+            || tables.iter().any(|(_, entry)| entry.sha256 == sha256);
+        if shared {
+            return Ok(());
         }
+        let space = self.space.subspace(&("blob", sha256));
+        let begin = Bytes::copy_from_slice(space.bytes());
+        let writes = vec![Write::Clear(begin, prefix_end(space.bytes()).unwrap_or_default())];
+        Ok(self.keyspace.commit(Batch { compares: vec![], writes }).await?)
     }
 
     /// How far the import `id` has come.
@@ -263,11 +281,22 @@ impl Catalogue {
         self.keyspace.as_ref()
     }
 
-    fn key<T: TuplePack>(&self, tuple: &T) -> Bytes {
+    pub(crate) fn unpack<'de, T: TupleUnpack<'de>>(&self, key: &'de [u8]) -> Result<T, CatalogueError> {
+        self.space.unpack(key).map_err(|error| CatalogueError::Unreadable {
+            what: millrace_keyspace::display_key(key),
+            detail: error.to_string(),
+        })
+    }
+
+    pub(crate) fn key<T: TuplePack>(&self, tuple: &T) -> Bytes {
         self.space.pack(tuple).into()
     }
 
-    async fn get<T: DeserializeOwned>(&self, tuple: &impl TuplePack, what: &str) -> Result<Option<T>, CatalogueError> {
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        tuple: &impl TuplePack,
+        what: &str,
+    ) -> Result<Option<T>, CatalogueError> {
         let key = self.key(tuple);
         self.keyspace.get(&key).await?.map(|value| from_json(&value, what)).transpose()
     }
@@ -299,7 +328,7 @@ pub(crate) fn from_json<T: DeserializeOwned>(value: &[u8], what: &str) -> Result
         .map_err(|error| CatalogueError::Unreadable { what: what.to_owned(), detail: error.to_string() })
 }
 
-fn to_json<T: Serialize>(value: &T) -> Result<Bytes, CatalogueError> {
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<Bytes, CatalogueError> {
     serde_json::to_vec(value)
         .map(Bytes::from)
         .map_err(|error| CatalogueError::Unreadable { what: "value".into(), detail: error.to_string() })

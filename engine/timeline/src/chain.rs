@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tables::TableRef;
+
 /// Version of all that the host itself contributes to a row: the decoder and its settings, the checks after the chain,
 /// the wasm features and fuel costs of the runtime. A change to a golden row means that this number goes up.
 pub const SEMANTICS_VERSION: u32 = 1;
@@ -29,6 +31,32 @@ pub struct StepSpec {
     pub config: String,
     /// Its limits in each call, as the plugin host defines them, all of them: a later default must not change a row.
     pub limits: serde_json::Value,
+    /// Whether a row that it fails stops the chain, rather than to become a dead letter.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub halts: bool,
+    /// Its lookup tables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableRef>,
+    /// Its manifest under this configuration, as the plugin host defines it. It follows from the rest and is here to be
+    /// read; revisions of earlier builds have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<serde_json::Value>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl ChainSpec {
+    /// Whether the other chain gives the same rows by the same means: whatever is in both but manifests, which follow from
+    /// the rest.
+    pub fn does_the_same_as(&self, other: &Self) -> bool {
+        let rest = |chain: &Self| {
+            let steps = chain.steps.iter().map(|step| StepSpec { manifest: None, ..step.clone() }).collect();
+            Self { semantics: chain.semantics, steps }
+        };
+        rest(self) == rest(other)
+    }
 }
 
 /// A plugin by name, version and content. The first two are for people; the digest decides.
@@ -56,6 +84,12 @@ pub struct PluginName {
     pub name: String,
     /// Its semantic version.
     pub version: String,
+}
+
+impl fmt::Display for PluginName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
 }
 
 impl FromStr for PluginName {

@@ -76,7 +76,7 @@ impl Catalogue {
         // without a timeline, which can be restored again.
         let rank = |key: &[Value]| match key.first().and_then(Value::as_str) {
             Some("revision") => 2,
-            Some("plugin") => 1,
+            Some("plugin" | "table") => 1,
             _ => 0,
         };
         let mut entries = entries;

@@ -6,13 +6,20 @@
 //!
 //! * [`revision`]: revisions and the pure functions over them.
 //! * [`chain`]: what a revision pins: everything that can change a row.
-//! * [`catalogue`]: where timeline and plugins are kept, with export and restore.
+//! * [`catalogue`]: where all of it is kept, with export and restore.
+//! * [`plugins`], [`tables`]: what chains refer to.
+//! * [`access`]: tokens, the audit trail, the pause.
 
+pub mod access;
 pub mod catalogue;
 pub mod chain;
 mod export;
+pub mod plugins;
 pub mod revision;
+pub mod tables;
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use chain::{ChainSpec, PluginRef, SEMANTICS_VERSION, StepSpec};
+pub use plugins::PluginEntry;
 pub use revision::{Kind, OffsetRange, Ranges, Revision, Timeline, TimelineError};
+pub use tables::{TableEntry, TableRef};

@@ -207,6 +207,14 @@ impl Timeline {
         segments
     }
 
+    /// The offset that a store which has taken in revisions up to `applied` must not pass in a partition: where a later
+    /// activation begins. Up to there nothing changes for it; from there on it takes the activation in first, so an
+    /// activation leaves nothing behind a cursor.
+    pub fn limit(&self, applied: u64, partition: u32) -> Option<u64> {
+        let later = self.revisions.iter().filter(|revision| revision.id > applied && revision.kind == Kind::Activate);
+        later.filter_map(|revision| revision.ranges.of(partition)).map(|range| range.start).min()
+    }
+
     /// What taking in `revision` leaves to do for a store whose cursors are `cursors`: the part of its ranges that is
     /// already written. `None` when that is nothing.
     pub fn job(&self, revision: u64, cursors: &BTreeMap<u32, u64>) -> Option<Job> {
@@ -275,6 +283,21 @@ mod tests {
         fn a_revision_not_taken_in_changes_nothing(timeline in any_timeline(), partition in 0..4u32, offset in 0..80u64) {
             let first = timeline.in_force(1, partition, offset).unwrap();
             prop_assert_eq!(first.id, 1);
+        }
+
+        #[test]
+        fn up_to_the_limit_no_later_activation_changes_anything(
+            timeline in any_timeline(), applied in 1..8u64, partition in 0..4u32,
+        ) {
+            let mut revisions = timeline.revisions().to_vec();
+            revisions.iter_mut().for_each(|revision| revision.kind = Kind::Activate);
+            let timeline = Timeline::new(revisions).unwrap();
+            let limit = timeline.limit(applied, partition).unwrap_or(200);
+            for offset in 0..limit.min(200) {
+                let now = timeline.in_force(applied, partition, offset).map(|revision| revision.id);
+                let later = timeline.in_force(u64::MAX, partition, offset).map(|revision| revision.id);
+                prop_assert_eq!(now, later);
+            }
         }
 
         #[test]

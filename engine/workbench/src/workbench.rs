@@ -114,7 +114,7 @@ impl Workbench {
 
     /// The plugin as the only step, behind steps that added `added`, with what `setup` gives it beside rows.
     pub(crate) fn chain(&self, plugin: &Plugin, setup: &Case, added: &[AddedColumn]) -> Result<Chain, ChainError> {
-        let step = StepSpec { plugin: plugin.clone(), config: setup.config.to_string(), limits: self.limits.clone() };
+        let step = StepSpec::new(plugin.clone(), setup.config.to_string(), self.limits.clone());
         Chain::after(&self.host, added.to_vec(), vec![step])
     }
 

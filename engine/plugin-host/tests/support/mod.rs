@@ -321,7 +321,7 @@ pub fn host() -> PluginHost {
 }
 
 pub fn step(plugin: Plugin, limits: Limits) -> StepSpec {
-    StepSpec { plugin, config: "{}".to_owned(), limits }
+    StepSpec::new(plugin, "{}", limits)
 }
 
 pub fn chain(host: &PluginHost, guests: &[Guest], limits: &Limits) -> Chain {
