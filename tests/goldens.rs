@@ -17,7 +17,7 @@ fn components_do_what_the_cases_say() {
     let built = std::env::var_os("MILLRACE_PLUGINS_DIR").map_or_else(|| sources.clone(), PathBuf::from);
     let options = HostOptions { cache_dir: Some(common::compiled_dir()), ..HostOptions::default() };
     let workbench = Workbench::new(options, Limits::default()).expect("a host");
-    for name in ["pii-scrub", "enrich-user-agent", "rewrite-device-id"] {
+    for name in ["pii-scrub", "enrich-user-agent", "rewrite-device-id", "enrich-table", "drop-bots"] {
         let path = built.join(name).join(format!("{name}.wasm"));
         let wasm = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let plugin = workbench.load(&wasm).expect("the component loads");

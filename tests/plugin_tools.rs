@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use common::Server;
 use serde_json::{Value, json};
 
-const STOCK: [&str; 3] = ["pii-scrub", "enrich-user-agent", "rewrite-device-id"];
+const STOCK: [&str; 5] = ["drop-bots", "enrich-table", "enrich-user-agent", "pii-scrub", "rewrite-device-id"];
 
 fn plugins() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins")

@@ -10,12 +10,12 @@ use indicatif::HumanBytes;
 use millrace_decode::{Decoder, scan};
 use millrace_log::Record;
 use millrace_rows::LogId;
-use millrace_sdk::golden::{Case, Row};
+use millrace_sdk::golden::Row;
 use millrace_workbench::{Bench, BenchOptions, EVENTS_MAX, Input, Timing, Workbench};
 use serde_json::{Value, json};
 
 use super::test::usage_json;
-use super::{Loaded, StepArgs, case_name, cases, configuration, print, setup, show};
+use super::{Loaded, SetupArgs, StepArgs, case_name, cases, print, show};
 use crate::demo::dataset;
 use crate::table::{lay_out, thousands};
 use show::Style;
@@ -28,15 +28,15 @@ const CLICKS_END_US: i64 = 1_750_000_000_000_000;
 pub struct BenchArgs {
     /// The component.
     file: PathBuf,
-    /// The plugin's configuration: JSON, or @FILE. With --cases that of the first case when not given, else {}.
-    #[arg(long, value_name = "JSON")]
-    plugin_config: Option<String>,
     /// Events of a round; there are at least three rounds.
     #[arg(long, value_name = "N", default_value_t = BenchOptions::default().events)]
     events: usize,
-    /// Runs on the rows of golden cases, over and over, instead of the demo's clickstream.
+    /// Runs on the rows of golden cases, over and over, instead of the demo's clickstream. Configuration and lookup tables
+    /// are those of the first case, unless given.
     #[arg(long, value_name = "DIR")]
     cases: Option<PathBuf>,
+    #[command(flatten)]
+    setup: SetupArgs,
     #[command(flatten)]
     pub(super) step: StepArgs,
 }
@@ -47,7 +47,6 @@ pub fn bench(args: &BenchArgs, workbench: &Workbench, json: bool) -> Result<Exit
         bail!("--events {}: use 1 to {EVENTS_MAX}", args.events);
     }
     let loaded = Loaded::open(workbench, &args.file)?;
-    let given = args.plugin_config.as_deref().map(configuration).transpose()?;
     let (setup, input, source) = match &args.cases {
         Some(dir) => {
             let cases = cases(dir)?;
@@ -55,18 +54,18 @@ pub fn bench(args: &BenchArgs, workbench: &Workbench, json: bool) -> Result<Exit
             let Some((path, first)) = runnable().find(|(_, case)| !case.rows_in.is_empty()) else {
                 bail!("{}: no case has rows to run the plugin on", dir.display());
             };
-            let (setup, of) = match given {
-                Some(config) => (Case { config, ..first.clone() }, "as given".to_owned()),
-                None => (first.clone(), format!("of {}", case_name(path))),
-            };
+            let setup = if args.setup.like.is_some() { args.setup.setup()? } else { args.setup.over(first.clone())? };
             let manifest = workbench.manifest(&loaded.plugin, &setup)?;
             let rows: Vec<Row> = runnable().flat_map(|(_, case)| case.rows_in.clone()).collect();
-            (setup, Input::projected(&rows, &manifest.reads)?, format!("rows of {}, configuration {of}", dir.display()))
+            let of = if args.setup.like.is_some() || args.setup.plugin_config.is_some() {
+                "as given".to_owned()
+            } else {
+                format!("of {}", case_name(path))
+            };
+            let source = format!("rows of {}, configuration {of}", dir.display());
+            (setup, Input::projected(&rows, &manifest.reads)?, source)
         }
-        None => {
-            let setup = setup("", given.unwrap_or_else(|| json!({})))?;
-            (setup, clicks(args.events)?, "events of the demo's clickstream".to_owned())
-        }
+        None => (args.setup.setup()?, clicks(args.events)?, "events of the demo's clickstream".to_owned()),
     };
     let options = BenchOptions { events: args.events, ..BenchOptions::default() };
     let measured = workbench.bench(&loaded.plugin, &setup, &input, &options)?;

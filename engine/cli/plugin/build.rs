@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use indicatif::HumanBytes;
 use millrace_plugin_host::{Manifest, ManifestError};
-use millrace_workbench::Workbench;
+use millrace_workbench::{RunError, Workbench};
 use serde_json::json;
 
 use super::toolchain::Project;
-use super::{print, setup, show};
+use super::{empty_setup, print, show};
 
 /// What to build.
 #[derive(Args)]
@@ -30,7 +30,7 @@ pub struct Built {
     bytes: u64,
     sha256: String,
     /// Under the empty configuration, or why it has none.
-    manifest: Result<Manifest, ManifestError>,
+    manifest: Result<Manifest, RunError>,
     /// Where the project keeps its cases, if it does.
     cases: Option<PathBuf>,
 }
@@ -42,8 +42,8 @@ pub fn build(args: &BuildArgs, workbench: &Workbench) -> Result<Built> {
     let component = project.build(temporary.path())?;
     let wasm = fs::read(&component).with_context(|| format!("the build left no {}", component.display()))?;
     let plugin = workbench.load(&wasm).context("the component was built, and no host would take it")?;
-    let manifest = workbench.manifest(&plugin, &setup("", json!({}))?);
-    if let Err(error @ (ManifestError::Failed { .. } | ManifestError::Invalid(_))) = manifest {
+    let manifest = workbench.manifest(&plugin, &empty_setup()?);
+    if let Err(RunError::Manifest(error @ (ManifestError::Failed { .. } | ManifestError::Invalid(_)))) = &manifest {
         bail!("the component was built, and no host would take it: {error}");
     }
     let within = |name: &str| if args.dir == Path::new(".") { PathBuf::from(name) } else { args.dir.join(name) };

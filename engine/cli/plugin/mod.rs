@@ -135,6 +135,36 @@ impl Loaded {
     }
 }
 
+/// What a step gets beside rows.
+#[derive(Args, Clone, Default)]
+struct SetupArgs {
+    /// The plugin's configuration: JSON, or @FILE. That of --like when not given, else {}.
+    #[arg(long, value_name = "JSON")]
+    plugin_config: Option<String>,
+    /// Takes configuration and lookup tables of this golden case.
+    #[arg(long, value_name = "CASE.json")]
+    like: Option<PathBuf>,
+}
+
+impl SetupArgs {
+    /// As a case without rows, or with those of --like.
+    fn setup(&self) -> Result<Case> {
+        let like = match &self.like {
+            Some(path) => Case::load(path).map_err(|error| anyhow!("{}: {error}", path.display()))?,
+            None => empty_setup()?,
+        };
+        self.over(like)
+    }
+
+    /// The setup of a case, but for what is given here.
+    fn over(&self, case: Case) -> Result<Case> {
+        Ok(match &self.plugin_config {
+            Some(text) => Case { config: configuration(text)?, ..case },
+            None => case,
+        })
+    }
+}
+
 /// A configuration from the command line: JSON, or `@` and a file of it.
 fn configuration(text: &str) -> Result<Value> {
     match text.strip_prefix('@') {
@@ -146,10 +176,10 @@ fn configuration(text: &str) -> Result<Value> {
     }
 }
 
-/// A case without rows: what a plugin gets beside them.
-fn setup(about: &str, config: Value) -> Result<Case> {
+/// A case without rows, configuration and tables.
+fn empty_setup() -> Result<Case> {
     // By way of JSON, so that members with defaults need not be named.
-    Ok(serde_json::from_value(json!({"about": about, "config": config}))?)
+    Ok(serde_json::from_value(json!({}))?)
 }
 
 /// The cases in a directory, by name.

@@ -9,7 +9,7 @@ use millrace_sdk::golden::{Case, Row};
 use millrace_workbench::{CASE_ROWS_MAX, CaseRun, Difference, Usage, Verdict, Workbench};
 use serde_json::{Value, json};
 
-use super::{Loaded, StepArgs, blocking, case_name, cases, configuration, print, setup, show};
+use super::{Loaded, SetupArgs, StepArgs, blocking, case_name, cases, print, show};
 use crate::Global;
 use crate::client::Client;
 use crate::config::Config;
@@ -54,9 +54,8 @@ struct RecordArgs {
     /// Most events.
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
-    /// The plugin's configuration: JSON, or @FILE.
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    plugin_config: String,
+    #[command(flatten)]
+    setup: SetupArgs,
     /// Name of the case; partition and offset when not given.
     #[arg(long, value_name = "NAME", requires = "record")]
     name: Option<String>,
@@ -79,7 +78,12 @@ pub async fn test(global: &Global, config: &Config, args: TestArgs) -> Result<Ex
             );
             blocking(move || record(&args, &workbench, &path, &about, &rows, json)).await
         }
-        _ => blocking(move || run(&args, &workbench, json)).await,
+        _ => {
+            if args.record.setup.plugin_config.is_some() || args.record.setup.like.is_some() {
+                bail!("--plugin-config and --like are for --record: a golden case has its own configuration");
+            }
+            blocking(move || run(&args, &workbench, json)).await
+        }
     }
 }
 
@@ -306,7 +310,7 @@ fn record(
     json: bool,
 ) -> Result<ExitCode> {
     let loaded = Loaded::open(workbench, &args.file)?;
-    let setup = setup(about, configuration(&args.record.plugin_config)?)?;
+    let setup = Case { about: about.to_owned(), config_error: None, ..args.record.setup.setup()? };
     let name = loaded.name(workbench, Some(&setup));
     let (case, run) = workbench.record(&loaded.plugin, setup, rows)?;
     let is_written = run.passed();

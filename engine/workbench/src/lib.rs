@@ -22,6 +22,7 @@ mod empty;
 mod record;
 mod rows;
 mod splits;
+mod tables;
 mod usage;
 mod workbench;
 

@@ -8,6 +8,7 @@ use millrace_sdk::golden::Case;
 
 use crate::case_run::{CaseRun, Verdict};
 use crate::rows::{Input, RowsError};
+use crate::tables;
 
 /// Most rows of a case: it is a file that people read.
 pub const CASE_ROWS_MAX: usize = 10_000;
@@ -19,6 +20,9 @@ pub enum RunError {
     /// Its configuration is refused, or its manifest is not valid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The lookup tables of the case are none.
+    #[error("{0}")]
+    Tables(String),
     /// It does not fit the columns that there are.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -80,12 +84,12 @@ impl Workbench {
         self.host.load(wasm)
     }
 
-    /// The manifest under the configuration of `setup`, a case of which the rows don't matter.
+    /// The manifest under the configuration and with the tables of `setup`, a case of which the rows don't matter.
     ///
     /// # Errors
-    /// As [`Plugin::manifest`].
-    pub fn manifest(&self, plugin: &Plugin, setup: &Case) -> Result<Manifest, ManifestError> {
-        plugin.manifest(&setup.config.to_string(), &self.limits)
+    /// [`RunError::Manifest`], or [`RunError::Tables`].
+    pub fn manifest(&self, plugin: &Plugin, setup: &Case) -> Result<Manifest, RunError> {
+        Ok(plugin.manifest_with(&setup.config.to_string(), &self.limits, &tables::of(setup)?)?)
     }
 
     /// Runs one case: row by row, as one batch, in halves and at random splits.
@@ -98,9 +102,15 @@ impl Workbench {
             let expected = expected.clone();
             return Ok(CaseRun::of_config(match manifest {
                 Ok(_) => Verdict::ConfigAccepted { expected },
-                Err(ManifestError::Host(message)) => return Err(ManifestError::Host(message).into()),
-                Err(refused) if refused.to_string().contains(&expected) => Verdict::Passed,
-                Err(refused) => Verdict::ConfigRefused { expected, came_out: refused.to_string() },
+                Err(RunError::Manifest(refused)) if !matches!(refused, ManifestError::Host(_)) => {
+                    let came_out = refused.to_string();
+                    if came_out.contains(&expected) {
+                        Verdict::Passed
+                    } else {
+                        Verdict::ConfigRefused { expected, came_out }
+                    }
+                }
+                Err(error) => return Err(error),
             }));
         }
         let manifest = manifest?;
@@ -113,9 +123,10 @@ impl Workbench {
     }
 
     /// The plugin as the only step, behind steps that added `added`, with what `setup` gives it beside rows.
-    pub(crate) fn chain(&self, plugin: &Plugin, setup: &Case, added: &[AddedColumn]) -> Result<Chain, ChainError> {
+    pub(crate) fn chain(&self, plugin: &Plugin, setup: &Case, added: &[AddedColumn]) -> Result<Chain, RunError> {
         let step = StepSpec::new(plugin.clone(), setup.config.to_string(), self.limits.clone());
-        Chain::after(&self.host, added.to_vec(), vec![step])
+        let step = StepSpec { tables: tables::of(setup)?, ..step };
+        Ok(Chain::after(&self.host, added.to_vec(), vec![step])?)
     }
 
     /// No step at all: what the host does with rows in any case.
