@@ -144,6 +144,17 @@ impl Chain {
         Ok(Self { steps, manifests, added, input, schema, bad_rows_max: host.options().bad_rows_max })
     }
 
+    /// The same chain under tighter bounds: for a trial, which must end soon whatever the plugins do. It may fail rows that
+    /// the chain itself would not.
+    pub fn bounded(&self, fuel_max: u64, bad_rows_max: usize) -> Self {
+        let mut chain = self.clone();
+        chain.bad_rows_max = chain.bad_rows_max.min(bad_rows_max);
+        for step in &mut chain.steps {
+            step.spec.limits.fuel = step.spec.limits.fuel.min(fuel_max);
+        }
+        chain
+    }
+
     /// The columns that the chain adds, in the order in which its steps do.
     pub fn added(&self) -> Vec<AddedColumn> {
         self.added.clone()

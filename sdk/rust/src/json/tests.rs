@@ -84,6 +84,8 @@ fn one_value_is_read_in_one_line() {
     assert_eq!(at("cart.gift").unwrap().as_bool(), Some(false));
     assert!(at("cart.note").unwrap().is_null());
     assert_eq!(at("cart.items.1.sku").unwrap().as_str().unwrap(), "B");
+    assert_eq!(at("cart.items.0.sku").unwrap().to_text().as_deref(), Some("A"));
+    assert_eq!(at("cart.n").unwrap().to_text(), None);
     for nowhere in ["", "cart.", "cart.totals", "cart.total.x", "cart.items.2", "cart.items.x", "cart.items.-1", "a.b"]
     {
         assert_eq!(at(nowhere), None, "{nowhere:?}");

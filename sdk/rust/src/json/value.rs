@@ -42,6 +42,11 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The content of a string as text of its own, to set a column to: what [`Self::as_str`] gives is lent by the event.
+    pub fn to_text(&self) -> Option<String> {
+        self.as_str().map(Cow::into_owned)
+    }
+
     /// A whole number that fits; `None` if it is something else, `1.0` and `1e3` too.
     pub fn as_i64(&self) -> Option<i64> {
         self.number()?.parse().ok()
