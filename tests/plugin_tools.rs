@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -210,8 +209,8 @@ fn new_projects_are_whole_and_replace_nothing() {
     fs::create_dir(root.join("plugins")).unwrap();
     let projects: [(&str, &str, &[&str]); 3] = [
         ("rust", "../../sdk/rust", &["Cargo.toml", "src/lib.rs"]),
-        ("js", "../../sdk/js", &["package.json", "src/plugin.js"]),
-        ("python", "../../sdk/python", &["pyproject.toml"]),
+        ("js", "file:../../sdk/js", &["package.json", "src/plugin.js"]),
+        ("python", "../../sdk/python[build]", &["requirements.txt", "pyproject.toml", "plugin.py"]),
     ];
     for (lang, sdk, files) in projects {
         let name = format!("my-{lang}");
@@ -222,9 +221,9 @@ fn new_projects_are_whole_and_replace_nothing() {
             let text = fs::read_to_string(root.join(&dir).join(file)).unwrap_or_else(|e| panic!("{lang} {file}: {e}"));
             assert!(!text.contains("{{"), "{lang} {file}: {text}");
         }
-        let manifest = fs::read_to_string(root.join(&dir).join(files[0])).unwrap();
-        assert!(manifest.contains(&name) && manifest.contains(sdk), "{manifest}");
-        assert!(!manifest.contains("[workspace]"), "within plugins/ it is a member");
+        let depends = fs::read_to_string(root.join(&dir).join(files[0])).unwrap();
+        assert!(depends.contains(sdk), "{depends}");
+        assert!(!depends.contains("[workspace]"), "within plugins/ it is a member");
         let message = refused(&root, &["new", &name, "--lang", lang, "--dir", &dir]);
         assert!(message.contains("is not empty"), "{message}");
     }
@@ -250,13 +249,22 @@ fn new_projects_are_whole_and_replace_nothing() {
 
 /// A project whose build tool copies a file to where the component belongs.
 fn project_of(dir: &Path, component: &Path) {
-    fs::create_dir_all(dir.join("node_modules/.bin")).unwrap();
+    fs::create_dir_all(dir).unwrap();
     fs::write(dir.join("package.json"), r#"{"name": "@scope/my-plugin", "main": "src/plugin.js"}"#).unwrap();
-    let tool = dir.join("node_modules/.bin/millrace-js");
-    let script =
-        format!("#!/bin/sh\n[ \"$1 $2 $3\" = 'build src/plugin.js -o' ] && cp {} \"$4\"\n", component.display());
-    fs::write(&tool, script).unwrap();
-    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    copying_tool(&dir.join("node_modules/.bin/millrace-js"), "src/plugin.js", component);
+}
+
+fn copying_tool(tool: &Path, entry: &str, component: &Path) {
+    fs::create_dir_all(tool.parent().unwrap()).unwrap();
+    let script = format!("#!/bin/sh\n[ \"$1 $2 $3\" = 'build {entry} -o' ] && cp {} \"$4\"\n", component.display());
+    // Written by a child: a file that this process has open for writing while another test starts a child is busy then.
+    let written = Command::new("sh")
+        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
+        .arg(tool)
+        .arg(script)
+        .status()
+        .expect("sh runs");
+    assert!(written.success());
 }
 
 #[test]
@@ -272,6 +280,11 @@ fn a_build_puts_a_component_in_place_only_if_a_host_takes_it() {
     let answer: Value = serde_json::from_str(&done(dir, &["build", "project", "-o", "x.wasm", "--json"])).unwrap();
     assert_eq!((&answer["file"], &answer["manifest"]["name"]), (&json!("x.wasm"), &json!("pii-scrub")));
     assert_eq!(fs::read(dir.join("x.wasm")).unwrap(), built);
+    let python = dir.join("python");
+    copying_tool(&python.join(".venv/bin/millrace-py"), "visits.py", Path::new(&component("drop-bots")));
+    let manifest = "[project]\nname = \"visits\"\n[tool.millrace]\nmodule = \"visits.py\"\n";
+    fs::write(python.join("pyproject.toml"), manifest).unwrap();
+    assert!(done(&python, &["build"]).starts_with("visits.wasm, "));
     // A plugin that needs a configuration fits all the same.
     project_of(&project, Path::new(&component("rewrite-device-id")));
     let shown = done(dir, &["build", "project"]);
@@ -295,6 +308,10 @@ fn a_build_says_what_is_missing() {
     assert!(message.contains("Cargo.toml, package.json, pyproject.toml"), "{message}");
     fs::write(dir.join("package.json"), r#"{"name": "p"}"#).unwrap();
     assert!(refused(dir, &["build"]).contains("npm install"));
+    fs::rename(dir.join("package.json"), dir.join("pyproject.toml")).unwrap();
+    assert!(refused(dir, &["build"]).contains("pyproject.toml"), "it is no TOML");
+    fs::remove_file(dir.join("pyproject.toml")).unwrap();
+    fs::write(dir.join("package.json"), r#"{"name": "p"}"#).unwrap();
     fs::write(dir.join("Cargo.toml"), "[package]\nname = \"p\"\n").unwrap();
     assert!(refused(dir, &["build"]).contains("more than one"));
     fs::remove_file(dir.join("package.json")).unwrap();

@@ -51,7 +51,14 @@ const JS: &[Template] = &[
     ("README.md", include_str!("templates/js/README.md.in")),
     (".gitignore", include_str!("templates/js/gitignore")),
 ];
-const PYTHON: &[Template] = &[];
+const PYTHON: &[Template] = &[
+    ("pyproject.toml", include_str!("templates/python/pyproject.toml.in")),
+    ("requirements.txt", include_str!("templates/python/requirements.txt.in")),
+    ("plugin.py", include_str!("templates/python/plugin.py.in")),
+    ("cases/first.json", include_str!("templates/first.json")),
+    ("README.md", include_str!("templates/python/README.md.in")),
+    (".gitignore", include_str!("templates/python/gitignore")),
+];
 
 /// `millrace plugin new`.
 pub fn new(args: &NewArgs, json: bool) -> Result<ExitCode> {
@@ -60,8 +67,7 @@ pub fn new(args: &NewArgs, json: bool) -> Result<ExitCode> {
     if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is not empty: give --dir, a directory that is empty or not there yet", dir.display());
     }
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let place = fs::canonicalize(&dir).with_context(|| format!("looking at {}", dir.display()))?;
+    let place = resolved(&dir).with_context(|| format!("looking at {}", dir.display()))?;
     let sdk = find_sdk(args, &place)?;
     let values = [
         ("{{name}}", args.name.clone()),
@@ -114,6 +120,14 @@ fn check_name(name: &str) -> Result<()> {
         bail!("{name:?} is a name that compilers keep for themselves: choose another");
     }
     Ok(())
+}
+
+/// Where a path leads, by way of the part of it that is there.
+fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let is_there = path.ancestors().find(|part| part.exists()).unwrap_or(&path);
+    let rest = path.strip_prefix(is_there).unwrap_or(Path::new(""));
+    Ok(fs::canonicalize(is_there)?.join(rest))
 }
 
 /// Where an SDK is.

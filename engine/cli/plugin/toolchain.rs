@@ -17,6 +17,9 @@ const TOOL_IS_MISSING: i32 = 3;
 /// The module of a JavaScript project that names none.
 const JS_ENTRY: &str = "src/plugin.js";
 
+/// The module of a Python project that names none.
+const PYTHON_ENTRY: &str = "plugin.py";
+
 /// A language with an SDK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Language {
@@ -61,7 +64,8 @@ impl Language {
             .to_owned(),
             (Self::Js, Some(path)) => format!("file:{path}"),
             (Self::Js, None) => "file:PUT-THE-PATH-OF-MILLRACE/sdk/js-HERE".to_owned(),
-            (Self::Python, _) => todo!(),
+            (Self::Python, Some(path)) => format!("{path}[build]"),
+            (Self::Python, None) => "PUT-THE-PATH-OF-MILLRACE/sdk/python-HERE[build]".to_owned(),
         }
     }
 
@@ -72,7 +76,9 @@ impl Language {
                 "put its address into Cargo.toml, or give --sdk, the directory sdk/rust of Millrace's sources"
             }
             Self::Js => "put its path into package.json, or give --sdk, the directory sdk/js of Millrace's sources",
-            Self::Python => todo!(),
+            Self::Python => {
+                "put its path into requirements.txt, or give --sdk, the directory sdk/python of Millrace's sources"
+            }
         }
     }
 
@@ -81,7 +87,11 @@ impl Language {
         match self {
             Self::Rust => &["cargo test"],
             Self::Js => &["npm install", "npm test"],
-            Self::Python => todo!(),
+            Self::Python => &[
+                "python3 -m venv .venv",
+                ".venv/bin/pip install -r requirements.txt",
+                ".venv/bin/millrace-py test plugin.py --cases cases",
+            ],
         }
     }
 }
@@ -102,6 +112,25 @@ pub struct Project {
 struct NodePackage {
     name: String,
     main: Option<String>,
+}
+
+/// What is needed of a pyproject.toml.
+#[derive(Deserialize)]
+struct PythonProject {
+    project: NamedPackage,
+    #[serde(default)]
+    tool: PythonTools,
+}
+
+#[derive(Default, Deserialize)]
+struct PythonTools {
+    #[serde(default)]
+    millrace: PythonModule,
+}
+
+#[derive(Default, Deserialize)]
+struct PythonModule {
+    module: Option<String>,
 }
 
 /// What is needed of a Cargo.toml.
@@ -141,7 +170,7 @@ impl Project {
         let (name, source) = match language {
             Language::Rust => crate_names(&text),
             Language::Js => package_names(&text),
-            Language::Python => todo!(),
+            Language::Python => module_names(&text),
         }
         .with_context(|| path.display().to_string())?;
         Ok(Self { dir: dir.to_owned(), language, name, source })
@@ -153,7 +182,7 @@ impl Project {
         match self.language {
             Language::Rust => self.build_crate(out)?,
             Language::Js => self.build_package(&component)?,
-            Language::Python => todo!(),
+            Language::Python => self.build_module(&component)?,
         }
         Ok(component)
     }
@@ -173,13 +202,34 @@ impl Project {
                 self.dir.display()
             );
         }
-        // Relative to the project, which is where it runs.
-        let component = std::path::absolute(component).context("finding the current directory")?;
         let entry = self.source.as_deref().unwrap_or(JS_ENTRY);
-        let mut tool = Command::new(std::path::absolute(self.dir.join(tool))?);
-        tool.current_dir(&self.dir).args(["build", entry, "-o"]).arg(component);
+        self.run_tool(&self.dir.join(tool), entry, component, "Node.js, which runs the build")
+    }
+
+    fn build_module(&self, component: &Path) -> Result<()> {
+        let entry = self.source.as_deref().unwrap_or(PYTHON_ENTRY);
+        // That of the project, of the environment that is active, or of the system.
+        let active = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
+        let environments = [Some(self.dir.join(".venv")), active].into_iter().flatten();
+        let on_path = std::env::var_os("PATH").unwrap_or_default();
+        let places = environments.map(|environment| environment.join("bin")).chain(std::env::split_paths(&on_path));
+        let Some(tool) = places.map(|place| place.join("millrace-py")).find(|tool| tool.is_file()) else {
+            bail!(
+                "the Python SDK is not installed: run python3 -m venv .venv and .venv/bin/pip install -r requirements.txt \
+                 in {} (with Python 3.11 or later)",
+                self.dir.display()
+            );
+        };
+        self.run_tool(&tool, entry, component, "Python, which runs the build")
+    }
+
+    /// Runs an SDK's own tool within the project.
+    fn run_tool(&self, tool: &Path, entry: &str, component: &Path, what: &str) -> Result<()> {
+        let absolute = |path: &Path| std::path::absolute(path).context("finding the current directory");
+        let mut command = Command::new(absolute(tool)?);
+        command.current_dir(&self.dir).args(["build", entry, "-o"]).arg(absolute(component)?);
         // What it says belongs beside what other tools say, not into an answer for machines.
-        run(tool.stdout(std::io::stderr()), "Node.js, which runs the build")
+        run(command.stdout(std::io::stderr()), what)
     }
 }
 
@@ -211,9 +261,42 @@ fn crate_names(text: &str) -> Result<(String, Option<String>)> {
 fn package_names(text: &str) -> Result<(String, Option<String>)> {
     let package: NodePackage = serde_json::from_str(text)?;
     // A scope is no part of a file's name.
-    let name = package.name.rsplit('/').next().unwrap_or_default().to_owned();
-    if name.is_empty() || name.starts_with('.') {
-        bail!("its name {:?} can't be that of a component", package.name);
+    let name = package.name.rsplit('/').next().unwrap_or_default();
+    Ok((file_name(name)?, package.main))
+}
+
+/// Names of project and module to build.
+fn module_names(text: &str) -> Result<(String, Option<String>)> {
+    let project: PythonProject = toml::from_str(text)?;
+    Ok((file_name(&project.project.name)?, project.tool.millrace.module))
+}
+
+/// A name that a component's file can have.
+fn file_name(name: &str) -> Result<String> {
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+        bail!("its name {name:?} can't be that of a file");
     }
-    Ok((name, package.main))
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_each_manifest() {
+        let lib = "[lib]\ncrate-type = [\"cdylib\", \"rlib\"]\n";
+        let names = crate_names(&format!("[package]\nname = \"a-b\"\n{lib}")).unwrap();
+        assert_eq!(names, ("a-b".to_owned(), None));
+        let named = crate_names(&format!("[package]\nname = \"a-b\"\n{lib}name = \"other\"\n")).unwrap();
+        assert_eq!(named.1.as_deref(), Some("other"));
+        assert!(crate_names("[package]\nname = \"a\"\n").unwrap_err().to_string().contains("cdylib"));
+        assert!(crate_names("[workspace]\nmembers = []\n").unwrap_err().to_string().contains("[package]"));
+        let names = package_names(r#"{"name": "@team/visits", "main": "src/visits.ts"}"#).unwrap();
+        assert_eq!(names, ("visits".to_owned(), Some("src/visits.ts".to_owned())));
+        assert!(package_names(r#"{"name": "@team/.."}"#).is_err());
+        let names = module_names("[project]\nname = \"visits\"\n[tool.millrace]\nmodule = \"visits.py\"\n").unwrap();
+        assert_eq!(names, ("visits".to_owned(), Some("visits.py".to_owned())));
+        assert_eq!(module_names("[project]\nname = \"visits\"\n[tool.other]\nx = 1\n").unwrap().1, None);
+    }
 }
