@@ -1,7 +1,7 @@
 //! The languages that plugins are written in, and what builds them.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
@@ -228,8 +228,8 @@ impl Project {
         let absolute = |path: &Path| std::path::absolute(path).context("finding the current directory");
         let mut command = Command::new(absolute(tool)?);
         command.current_dir(&self.dir).args(["build", entry, "-o"]).arg(absolute(component)?);
-        // What it says belongs beside what other tools say, not into an answer for machines.
-        run(command.stdout(std::io::stderr()), what)
+        // On standard output it says where the component is, which is no place to stay.
+        run(command.stdout(Stdio::null()), what)
     }
 }
 
