@@ -426,7 +426,7 @@ fn base64(text: &str) -> String {
 }
 
 #[test]
-fn samples_are_masked_and_tables_are_versioned() {
+fn samples_are_masked_and_tables_are_versioned_and_pinned() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(dir.path(), &[]);
     send(&server, "sample", &["x", "y"]);
@@ -460,7 +460,31 @@ fn samples_are_masked_and_tables_are_versioned() {
         let (_, answer) = table(name, query, text);
         assert_eq!(answer["error"]["code"], json!(code), "{query}: {answer}");
     }
-    assert_eq!(server.ask("DELETE", "/v1/tables/countries/1", Value::Null).0, 200);
-    assert_eq!(server.get("/v1/tables/countries").1["tables"].as_array().unwrap().len(), 1);
+
+    // In a chain: each activation pins the newest version, or the one that it names.
+    let enrich = |tables: Value| {
+        let config = json!({"table": "countries", "key": "ip", "columns": {"country": "ip_country"}});
+        json!([scrub(), {"plugin": "enrich-table@0.1.0", "config": config, "tables": tables}])
+    };
+    let (status, answer) = set(&server, enrich(json!({"countries": 1})));
+    assert_eq!((status, &answer["steps"][1]["tables"]["countries"]), (200, &json!(1)), "{answer}");
+    send(&server, "first", &["x"]);
+    assert_eq!(set(&server, enrich(json!({"countries": 9}))).0, 422);
+    let (_, renamed) = table("countries", "cidr=network&format=csv", "network,country\n203.0.113.0/24,Lemuria\n");
+    assert_eq!(renamed["version"], json!(3));
+    assert_eq!(set(&server, enrich(json!({}))).1["steps"][1]["tables"]["countries"], json!(3));
+    send(&server, "second", &["x"]);
+    server.wait_caught_up();
+    let events = events_of(&server, None);
+    let country =
+        |id: &str| &events.iter().find(|event| event["event_id"] == json!(id)).expect("the event")["ip_country"];
+    assert_eq!((country("first-0"), country("second-0")), (&json!("Atlantis"), &json!("Lemuria")));
+    for version in [1, 3] {
+        let (status, refused) = server.ask("DELETE", &format!("/v1/tables/countries/{version}"), Value::Null);
+        assert_eq!((status, &refused["error"]["code"]), (409, &json!("in_use")), "{refused}");
+    }
+    assert_eq!(server.ask("DELETE", "/v1/tables/countries/2", Value::Null).0, 200);
+    assert_eq!(server.get("/v1/tables/countries").1["tables"].as_array().unwrap().len(), 2);
     assert!(server.stop().success());
+    common::Audit::of(dir.path()).assert_agree();
 }
