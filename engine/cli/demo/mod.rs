@@ -4,8 +4,8 @@
 //! `/v1/import`, posts a last hour through `/v1/batch`, waits until both stores have everything, and looks at them. What it
 //! finds in the data directory it resumes: a demo that was killed goes on, one that is run again doubles nothing.
 
-pub mod countries;
-mod dataset;
+mod countries;
+pub mod dataset;
 mod duplicates;
 mod funnel;
 mod report;
