@@ -138,6 +138,16 @@ fn a_plugin_comes_in_goes_into_force_and_back_again() {
     assert!(server.stop().success());
 }
 
+/// A guest that counts rows like [`counts_rows`], but only in a batch whose first event begins with z: no trial has one.
+fn counts_some_rows() -> Guest {
+    let counts = counts_rows();
+    let store = "(i64.extend_i32_u (local.get $i))";
+    assert!(counts.transform.contains(store));
+    let only_z = "(i64.extend_i32_u (i32.mul (local.get $i)
+        (i32.eq (i32.load8_u (i32.load offset=12 (local.get $cols))) (i32.const 122))))";
+    Guest { name: "sleeper", reads: vec!["event"], transform: counts.transform.replace(store, only_z), ..counts }
+}
+
 /// A guest that adds to each row where it stands in the batch.
 fn counts_rows() -> Guest {
     Guest {
@@ -344,6 +354,22 @@ fn a_pause_outlasts_a_restart_and_a_halted_chain_is_passed_by_another() {
     second.wait_caught_up();
     assert!(second.stop().success());
     common::Audit::of(dir.path()).assert_agree();
+}
+
+#[test]
+fn rows_that_depend_on_each_other_pause_the_chain_before_they_are_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path(), &[("MILLRACE_PIPELINE__SPLIT_CHECK_EVERY", "1")]);
+    let (status, answer) = upload(&server, &counts_some_rows().wasm());
+    assert_eq!(status, 201, "the trial's events do not wake it: {answer}");
+    assert_eq!(set(&server, json!([scrub(), {"plugin": "sleeper@1.0.0"}])).0, 200);
+    send(&server, "calm", &["a", "b", "c"]);
+    server.wait_caught_up();
+    send(&server, "woken", &["z", "z", "z"]);
+    let reason = wait_paused(&server);
+    assert!(reason.contains("rows depend on the rows beside them"), "{reason}");
+    assert_eq!(events_of(&server, None).len(), 3, "nothing of the second batch is stored");
+    assert!(server.stop().success());
 }
 
 #[test]

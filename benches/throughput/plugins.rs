@@ -51,7 +51,12 @@ pub(crate) fn upload_to_active(runtime: &Runtime) -> Result<()> {
     let bytes = wasm.len();
     let took = runtime.block_on(activate(&engine, wasm))?;
     runtime.block_on(engine.stop())?;
-    println!("{:<44} {:>10.2} s, a plugin of {} KB from upload to active", "hot change", took.as_secs_f64(), bytes / 1000);
+    println!(
+        "{:<44} {:>10.2} s, a plugin of {} KB from upload to active",
+        "hot change",
+        took.as_secs_f64(),
+        bytes / 1000
+    );
     Ok(())
 }
 

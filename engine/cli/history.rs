@@ -97,10 +97,11 @@ pub fn show(events: &[Value]) -> String {
         None => text,
     };
     let known = events.iter().any(|event| event["ip_country"].is_string());
-    let columns: Vec<&str> = ["event_time", "type", "event", "platform", "ua_browser", "ip", "ip_country", "properties"]
-        .into_iter()
-        .filter(|column| known || *column != "ip_country")
-        .collect();
+    let columns: Vec<&str> =
+        ["event_time", "type", "event", "platform", "ua_browser", "ip", "ip_country", "properties"]
+            .into_iter()
+            .filter(|column| known || *column != "ip_country")
+            .collect();
     let rows: Vec<Vec<String>> = events
         .iter()
         .map(|event| columns.iter().map(|column| shorten(printable(&text(event, column)))).collect())
