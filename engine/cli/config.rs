@@ -352,7 +352,7 @@ impl Config {
     }
 
     /// This program compiles plugins in a child of its own.
-    fn compiler(&self) -> Result<CompilerProcess> {
+    pub fn compiler(&self) -> Result<CompilerProcess> {
         let program = std::env::current_exe().context("finding this program, to have plugins compiled by it")?;
         let mut compiler = CompilerProcess::new(program, [crate::COMPILE_PLUGIN]);
         compiler.memory_bytes = self.pipeline.compile_memory_bytes;

@@ -7,6 +7,7 @@ mod demo;
 mod history;
 mod import;
 mod pipeline;
+mod plugin;
 mod registry;
 mod serve;
 mod status;
@@ -79,10 +80,10 @@ enum Command {
         #[command(subcommand)]
         command: pipeline::PipelineCommand,
     },
-    /// Stores and lists plugins, and shows what they say.
+    /// Makes, builds, tests, measures, stores and lists plugins, and shows what they say.
     Plugin {
         #[command(subcommand)]
-        command: registry::RegistryCommand,
+        command: plugin::PluginCommand,
     },
     /// Stores and lists lookup tables.
     Table {
@@ -198,11 +199,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             let result = pipeline::pipeline(&client, command, global.json).await;
             client.close().await.and(result)?;
         }
-        Command::Plugin { command } => {
-            let client = Client::open(&global, &config, false).await?;
-            let result = registry::registry(&client, command, global.json).await;
-            client.close().await.and(result)?;
-        }
+        Command::Plugin { command } => return plugin::plugin(&global, &config, command).await,
         Command::Table { command } => {
             let client = Client::open(&global, &config, false).await?;
             let result = registry::tables(&client, command, global.json).await;
