@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rows = rows(&options)?;
     let input = decoded(&rows, options.rows)?;
     let none = Chain::new(&host, Vec::new())?;
-    let chain = Chain::new(&host, vec![StepSpec { plugin, config: options.config.clone(), limits }])?;
+    let chain = Chain::new(&host, vec![StepSpec::new(plugin, options.config.clone(), limits)])?;
 
     let output = match chain.run(input.clone()) {
         Ok(output) => output,

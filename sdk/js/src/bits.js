@@ -4,28 +4,35 @@ export function isSet(bits, row) {
   return (bits[row >> 3] >> (row & 7)) & 1;
 }
 
-/** Collects which rows have a value. */
-export class Validity {
-  #bits;
-  #rows;
-  #nulls = 0;
+/** Bits for rows that all have a value. */
+function allSet(rows) {
+  const bits = new Uint8Array((rows + 7) >> 3).fill(255);
+  const spare = rows & 7;
+  if (spare !== 0) bits[bits.length - 1] = (1 << spare) - 1;
+  return bits;
+}
 
-  constructor(rows) {
-    this.#rows = rows;
-  }
-
-  clear(row) {
-    if (this.#bits === undefined) {
-      this.#bits = new Uint8Array((this.#rows + 7) >> 3).fill(255);
-      const spare = this.#rows & 7;
-      if (spare !== 0) this.#bits[this.#bits.length - 1] = (1 << spare) - 1;
+/** The validity of a column to return; see `returned` for what is given. */
+export function validityOf(sent, rows, sources, at, to) {
+  const isWhole = sent === null ? at.length === rows : sent.validity === null;
+  if (isWhole && !to.includes(null)) return null;
+  let bits;
+  if (sent === null) {
+    bits = new Uint8Array((rows + 7) >> 3);
+  } else if (sent.validity === null) {
+    bits = allSet(rows);
+  } else if (sources === null) {
+    bits = Uint8Array.from(sent.validity);
+  } else {
+    bits = new Uint8Array((rows + 7) >> 3);
+    for (let row = 0; row < rows; row++) {
+      if (isSet(sent.validity, sources[row])) bits[row >> 3] |= 1 << (row & 7);
     }
-    this.#bits[row >> 3] &= ~(1 << (row & 7));
-    this.#nulls += 1;
   }
-
-  /** How many rows were cleared, and null where there are none. */
-  finish() {
-    return this.#nulls === 0 ? null : this.#bits;
+  for (let set = 0; set < at.length; set++) {
+    const row = at[set];
+    if (to[set] === null) bits[row >> 3] &= ~(1 << (row & 7));
+    else bits[row >> 3] |= 1 << (row & 7);
   }
+  return bits;
 }

@@ -31,7 +31,7 @@ export function plugin(spec) {
           return transformBatch(batch, configured.layout, spec.transform, configured.config);
         } catch (error) {
           // The host splits a batch that failed until the events that did it are alone. Only then is it told where.
-          if (batch.rows === 1 && error instanceof Error && error.stack) log(`${messageOf(error)}\n${error.stack}`);
+          if (batch.rows === 1 && error instanceof Error) log(`${messageOf(error)}\n${placeOf(error)}`);
           throw messageOf(error);
         }
       }),
@@ -42,4 +42,12 @@ export function plugin(spec) {
 function messageOf(error) {
   if (!(error instanceof Error)) return `thrown: ${String(error)}`;
   return error.name === "Error" ? error.message : `${error.name}: ${error.message}`;
+}
+
+/** Where it was thrown; some engines say once more what was. */
+function placeOf({ stack = "" }) {
+  return stack
+    .split("\n")
+    .filter((line) => /^\s+at /.test(line))
+    .join("\n");
 }

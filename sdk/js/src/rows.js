@@ -41,81 +41,62 @@ export function transformBatch(batch, layout, transform, config) {
   for (const [name, reader] of lookupReaders(layout.lookups, rows, sent, view)) readers.set(name, reader);
   view.event = eventOf([...readers].map(([name, read]) => ({ name, get: () => read(view.row), set: undefined })));
 
-  let staged = [];
-  const slots = columns.map(({ name, use, tag }) => {
-    const read = readers.get(name) ?? (() => null);
-    // The row whose value was read or set last, and that value.
-    let known = -1;
-    let value = null;
-    let isStaged = false;
-    const slot = {
-      name,
-      use,
-      sent: sent.get(name) ?? null,
-      tag: tag ?? sent.get(name)?.tag,
-      at: [],
-      to: [],
-      get() {
-        if (known !== row) {
-          value = read(row);
-          known = row;
-        }
-        return value;
-      },
-      set: undefined,
-      /** The row at hand comes out as `out`, with what was set. */
-      commit(out) {
-        slot.at.push(out);
-        slot.to.push(value);
-        isStaged = false;
-      },
-      /** What was set for the row at hand is forgotten. */
-      forget() {
-        known = -1;
-        isStaged = false;
-      },
-      put(out, given) {
-        const checked = check(given);
-        if (checked === read(row)) return;
-        slot.at.push(out);
-        slot.to.push(checked);
-      },
-    };
-    const check = checker(name, slot.tag);
-    if (use === "write" || use === "add") {
-      slot.set = (given) => {
-        const checked = check(given);
-        // To set what is there changes nothing.
-        if (known === row && checked === value) return;
-        value = checked;
-        known = row;
-        if (isStaged) return;
-        isStaged = true;
-        staged.push(slot);
-      };
-    }
-    return slot;
-  });
-  const event = eventOf(slots);
-  const slotOf = new Map(slots.map((slot) => [slot.name, slot]));
-  const written = slots.filter(({ set }) => set !== undefined);
-
   let out = 0;
   // Rows out are rows in until one is left out or multiplied.
   let sources = null;
   const left = { drop: [], fail: [] };
 
+  const slots = columns.map(({ name, use, tag }) => {
+    const read = readers.get(name) ?? (() => null);
+    const kind = tag ?? sent.get(name)?.tag;
+    const check = checker(name, kind);
+    // The rows out that were set, and what to. The last of them is the row at hand's until that is settled.
+    const at = [];
+    const to = [];
+    // The row whose value was read or set last, and that value.
+    let known = -1;
+    let value = null;
+    const get = () => {
+      if (known !== row) {
+        value = read(row);
+        known = row;
+      }
+      return value;
+    };
+    const set = (given) => {
+      const checked = check(given);
+      // To set what is there changes nothing.
+      if (known === row && checked === value) return;
+      value = checked;
+      known = row;
+      if (at.length > 0 && at[at.length - 1] === out) {
+        to[to.length - 1] = checked;
+      } else {
+        at.push(out);
+        to.push(checked);
+      }
+    };
+    /** What was set for the row at hand is forgotten. */
+    const forget = () => {
+      known = -1;
+      if (at.length > 0 && at[at.length - 1] === out) {
+        at.pop();
+        to.pop();
+      }
+    };
+    const isWritten = use === "write" || use === "add";
+    return { name, use, tag: kind, sent: sent.get(name) ?? null, at, to, get, set: isWritten ? set : undefined, forget };
+  });
+  const event = eventOf(slots);
+  const slotOf = new Map(slots.map((slot) => [slot.name, slot]));
+  const written = slots.filter(({ set }) => set !== undefined);
+
   const forget = () => {
-    for (const slot of staged) slot.forget();
-    staged = [];
+    for (const slot of written) slot.forget();
   };
   const moved = () => (sources ??= Array.from({ length: row }, (_, before) => before));
 
   const keep = () => {
-    if (staged.length > 0) {
-      for (const slot of staged) slot.commit(out);
-      staged = [];
-    }
     if (sources !== null) sources.push(row);
     out += 1;
   };
@@ -135,10 +116,11 @@ export function transformBatch(batch, layout, transform, config) {
       if (given !== event) check(given);
       written.forEach((slot, at) => {
         const own = given !== event && Object.hasOwn(given, slot.name);
-        slot.put(out, own ? given[slot.name] : current[at]);
+        slot.set(own ? given[slot.name] : current[at]);
       });
       sources.push(row);
       out += 1;
+      written.forEach((slot) => slot.forget());
     }
   };
   /** A row out may repeat what was only read, as a copy of the event does, and may change only what is written. */

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 
-import { setNative } from "#platform";
+import { calling, setNative } from "#platform";
 
 import { columnOf, typeOf, valuesOfColumn } from "./columns.js";
 import { MemoryTables } from "./tables.js";
@@ -21,7 +21,7 @@ export function run(plugin, rows, { config = {}, tables = {}, log } = {}) {
   if (log !== undefined) changes.log = log;
   const before = setNative(changes);
   try {
-    return runWith(plugin, rows, config);
+    return calling(() => runWith(plugin, rows, config));
   } finally {
     setNative(before);
   }

@@ -7,9 +7,16 @@ import process from "node:process";
 import { withoutClockAndChance } from "../clock.js";
 import { consoleOf } from "../console.js";
 
+// The time zone of a component, once for all: to change it for each call takes longer than the call.
+process.env.TZ = "UTC";
+
 // A plugin under test may be bundled with a copy of this module of its own, so what tests set is kept in one place.
 const STATE = Symbol.for("millrace-sdk.native");
-const state = (globalThis[STATE] ??= { tables: undefined, log: (text) => process.stderr.write(`${text}\n`) });
+const state = (globalThis[STATE] ??= {
+  tables: undefined,
+  log: (text) => process.stderr.write(`${text}\n`),
+  isRunning: false,
+});
 
 /** Sets where lines of log go and where lookup tables come from; answers what was set before. */
 export function setNative(changes) {
@@ -35,6 +42,8 @@ export function binaryOf(bytes) {
 }
 
 export function bytesOf(binary) {
+  // As `btoa` does it.
+  if (/[^\x00-\xff]/.test(binary)) throw new RangeError("a character is beyond 255");
   return new Uint8Array(Buffer.from(binary, "latin1"));
 }
 
@@ -60,30 +69,23 @@ const ABSENT = [
   "structuredClone",
 ];
 
-let running = false;
-
-/** Runs an exported function with the globals of a component, in its time zone. */
+/** Runs an exported function with the globals of a component. */
 export function calling(run) {
-  if (running) return run();
-  const { env } = process;
-  const { TZ } = env;
+  if (state.isRunning) return run();
   const stand = { ...withoutClockAndChance(), console: consoleOf(log) };
   for (const name of ABSENT) stand[name] = undefined;
   const before = Object.keys(stand).map((name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)]);
-  env.TZ = "UTC";
   for (const [name, value] of Object.entries(stand)) {
     Object.defineProperty(globalThis, name, { configurable: true, enumerable: false, writable: true, value });
   }
-  running = true;
+  state.isRunning = true;
   try {
     return run();
   } finally {
-    running = false;
+    state.isRunning = false;
     for (const [name, descriptor] of before) {
       if (descriptor === undefined) delete globalThis[name];
       else Object.defineProperty(globalThis, name, descriptor);
     }
-    if (TZ === undefined) delete env.TZ;
-    else env.TZ = TZ;
   }
 }

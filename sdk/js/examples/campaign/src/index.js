@@ -16,31 +16,32 @@ export const { describe, transform } = plugin({
   transform(event, { strip }) {
     const address = event.url;
     if (address === null || !address.includes("utm_")) return;
-    const { page, parameters, fragment } = parts(address);
-    for (const parameter of parameters) {
-      const [name, value] = split(parameter, "=");
-      // The first of several counts; an empty one says nothing.
-      if (PARAMETERS.includes(name) && value !== "" && event[name] === null) event[name] = decoded(value);
+    const end = before(address, "#", 0);
+    const start = before(address, "?", 0);
+    if (start >= end) return;
+    // With the same mark before each parameter one search finds it.
+    const query = `&${address.slice(start + 1, end)}`;
+    for (const name of PARAMETERS) {
+      const value = parameter(query, `&${name}=`);
+      if (value !== null) event[name] = value;
     }
-    if (!strip) return;
-    const others = parameters.filter((parameter) => !PARAMETERS.includes(split(parameter, "=")[0]));
-    event.url = page + (others.length > 0 ? `?${others.join("&")}` : "") + fragment;
+    if (strip) event.url = address.slice(0, start) + others(query) + address.slice(end);
   },
 });
 
-function parts(address) {
-  const [whole, fragment] = split(address, "#");
-  const [page, query] = split(whole, "?");
-  return {
-    page,
-    parameters: query === "" ? [] : query.split("&"),
-    fragment: address.length > whole.length ? `#${fragment}` : "",
-  };
+function before(text, mark, from) {
+  const at = text.indexOf(mark, from);
+  return at < 0 ? text.length : at;
 }
 
-function split(text, mark) {
-  const at = text.indexOf(mark);
-  return at < 0 ? [text, ""] : [text.slice(0, at), text.slice(at + mark.length)];
+/** The first value that says something; null if there is none. */
+function parameter(query, mark) {
+  for (let at = query.indexOf(mark); at >= 0; at = query.indexOf(mark, at + 1)) {
+    const start = at + mark.length;
+    const end = before(query, "&", start);
+    if (end > start) return decoded(query.slice(start, end));
+  }
+  return null;
 }
 
 /** A value as it was before it was put into the address; as it stands there if its escapes are broken. */
@@ -52,4 +53,12 @@ function decoded(value) {
   } catch {
     return value;
   }
+}
+
+function others(query) {
+  const kept = query
+    .slice(1)
+    .split("&")
+    .filter((parameter) => !PARAMETERS.includes(parameter.slice(0, before(parameter, "=", 0))));
+  return kept.length > 0 ? `?${kept.join("&")}` : "";
 }
