@@ -67,7 +67,7 @@ async fn post(engine: &Arc<Engine>, records: &[Record]) -> Result<()> {
     use axum::http::Request;
     use futures::StreamExt as _;
     use tower::ServiceExt as _;
-    let router = millrace_http::router(engine.clone(), millrace_http::Limits::default());
+    let router = millrace_http::router(engine.clone(), millrace_http::Limits::default(), millrace_http::Trust::Offline);
     let requests = records.chunks(100).map(|batch| {
         let mut body = b"{\"batch\":[".to_vec();
         for (n, record) in batch.iter().enumerate() {

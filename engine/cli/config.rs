@@ -4,17 +4,20 @@
 //! `MILLRACE_HTTP__LISTEN=127.0.0.1:8080`. Every key has a default; [`REFERENCE`] is a file with all of them. A key that
 //! does not exist or a value that does not fit is refused with its place.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use millrace_pipeline::diagnostics::DiagnosticsOptions;
 use millrace_pipeline::engine::EngineOptions;
 use millrace_pipeline::ingest::IngestOptions;
 use millrace_pipeline::materialize::CommitPolicy;
-use millrace_pipeline::pipeline::{PluginSource, StepSource};
+use millrace_pipeline::pipeline::{PipelinePolicy, PluginSource, StepSource};
 use millrace_pipeline::processor::ProcessorOptions;
+use millrace_plugin_host::{CompilerProcess, Limits, OnError};
 use serde::{Deserialize, Deserializer};
 
 /// A configuration file with every key at its default, for `millrace config`.
@@ -56,6 +59,10 @@ pub struct Http {
     pub body_bytes_max: usize,
     pub batch_events_max: usize,
     pub requests_max: usize,
+    pub plugin_bytes_max: usize,
+    pub token_requests_per_second: u32,
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
 }
 
 impl Default for Http {
@@ -66,6 +73,10 @@ impl Default for Http {
             body_bytes_max: limits.body_bytes,
             batch_events_max: limits.batch_events,
             requests_max: limits.requests,
+            plugin_bytes_max: limits.plugin_bytes,
+            token_requests_per_second: limits.token_requests_per_second,
+            tls_certificate: None,
+            tls_key: None,
         }
     }
 }
@@ -117,6 +128,12 @@ pub struct Pipeline {
     pub bad_rows_max: usize,
     pub compiled_dir: Option<PathBuf>,
     pub failure_rate_max: f64,
+    pub split_check_every: u32,
+    pub required: Vec<String>,
+    pub limits_max: Option<toml::Table>,
+    pub compile_memory_bytes: u64,
+    pub compile_cpu_seconds: u64,
+    pub log_lines_per_minute: u32,
     pub steps: Option<Vec<Step>>,
 }
 
@@ -131,6 +148,12 @@ impl Default for Pipeline {
             bad_rows_max: 64,
             compiled_dir: None,
             failure_rate_max: options.failure_rate_max,
+            split_check_every: options.split_check_every,
+            required: Vec::new(),
+            limits_max: None,
+            compile_memory_bytes: 2 << 30,
+            compile_cpu_seconds: 120,
+            log_lines_per_minute: DiagnosticsOptions::default().log_lines_per_minute,
             steps: None,
         }
     }
@@ -146,6 +169,10 @@ pub struct Step {
     pub config: toml::Table,
     #[serde(default)]
     pub limits: toml::Table,
+    #[serde(default)]
+    pub on_error: OnError,
+    #[serde(default)]
+    pub tables: BTreeMap<String, u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -210,7 +237,7 @@ impl Config {
             let Some(path) = name.strip_prefix(PREFIX) else { continue };
             let path = path.to_ascii_lowercase();
             // Taken by the command line itself.
-            if path == "config" || path == "log_filter" {
+            if ["config", "log_filter", "token", "ca_file"].contains(&path.as_str()) {
                 continue;
             }
             overlay(&mut table, &path.split("__").collect::<Vec<_>>(), &value)
@@ -229,10 +256,13 @@ impl Config {
 
     /// What one value can't tell by itself.
     fn check(&self) -> Result<()> {
-        if !self.http.listen.ip().is_loopback() {
+        if self.http.tls_certificate.is_some() != self.http.tls_key.is_some() {
+            bail!("http.tls_certificate and http.tls_key go together: give both files");
+        }
+        if !self.http.listen.ip().is_loopback() && self.http.tls_certificate.is_none() {
             bail!(
-                "http.listen = {}: without tokens and TLS the server binds to loopback only; use 127.0.0.1 or [::1] and \
-                 a proxy that authenticates",
+                "http.listen = {}: without TLS the server binds to loopback only: give http.tls_certificate and \
+                 http.tls_key, and make a token, or use 127.0.0.1 or [::1]",
                 self.http.listen
             );
         }
@@ -246,6 +276,10 @@ impl Config {
             ("http.batch_events_max", self.http.batch_events_max as u64, 1, 1_000_000),
             ("http.requests_max", self.http.requests_max as u64, 1, 100_000),
             ("ingest.dedup_events", self.ingest.dedup_events as u64, 1, 100_000_000),
+            ("http.plugin_bytes_max", self.http.plugin_bytes_max as u64, 1024, 64 << 20),
+            ("http.token_requests_per_second", u64::from(self.http.token_requests_per_second), 1, 1_000_000),
+            ("pipeline.compile_memory_bytes", self.pipeline.compile_memory_bytes, 128 << 20, 1 << 40),
+            ("pipeline.compile_cpu_seconds", self.pipeline.compile_cpu_seconds, 1, 3600),
             ("delta.checkpoint_commits", self.delta.checkpoint_commits, 1, 100_000),
         ] {
             if !(least..=most).contains(&value) {
@@ -266,6 +300,8 @@ impl Config {
             .as_ref()
             .map(|steps| (1..).zip(steps).map(|(n, step)| step.source(n)).collect::<Result<Vec<_>>>())
             .transpose()?;
+        let limits_max = self.pipeline.limits_max.as_ref().map(limits).transpose();
+        let limits_max = limits_max.context("pipeline.limits_max")?;
         let clock = millrace_pipeline::system_clock();
         Ok(EngineOptions {
             data_dir: self.data_dir.clone(),
@@ -292,6 +328,7 @@ impl Config {
                 cache_bytes: self.pipeline.cache_bytes,
                 concurrency: self.pipeline.concurrency,
                 failure_rate_max: self.pipeline.failure_rate_max,
+                split_check_every: self.pipeline.split_check_every,
             },
             ingest: IngestOptions {
                 dedup_events: self.ingest.dedup_events,
@@ -300,11 +337,27 @@ impl Config {
             host: millrace_plugin_host::HostOptions {
                 bad_rows_max: self.pipeline.bad_rows_max,
                 cache_dir: self.pipeline.compiled_dir.clone(),
+                module_bytes_max: self.http.plugin_bytes_max,
+                compiler: Some(self.compiler()?),
                 ..Default::default()
             },
             pipeline,
+            policy: PipelinePolicy { required: self.pipeline.required.clone(), limits_max },
+            diagnostics: DiagnosticsOptions {
+                log_lines_per_minute: self.pipeline.log_lines_per_minute,
+                ..DiagnosticsOptions::default()
+            },
             clock,
         })
+    }
+
+    /// This program compiles plugins in a child of its own.
+    pub fn compiler(&self) -> Result<CompilerProcess> {
+        let program = std::env::current_exe().context("finding this program, to have plugins compiled by it")?;
+        let mut compiler = CompilerProcess::new(program, [crate::COMPILE_PLUGIN]);
+        compiler.memory_bytes = self.pipeline.compile_memory_bytes;
+        compiler.cpu_seconds = self.pipeline.compile_cpu_seconds;
+        Ok(compiler)
     }
 
     /// Bounds of HTTP requests.
@@ -313,6 +366,8 @@ impl Config {
             body_bytes: self.http.body_bytes_max,
             batch_events: self.http.batch_events_max,
             requests: self.http.requests_max,
+            plugin_bytes: self.http.plugin_bytes_max,
+            token_requests_per_second: self.http.token_requests_per_second,
         }
     }
 }
@@ -328,13 +383,16 @@ impl Step {
                 "pipeline.steps, step {number}: give plugin = \"name@version\" or wasm = \"file.wasm\", one of them"
             ),
         };
-        let limits = serde_json::to_value(&self.limits)
-            .and_then(serde_json::from_value)
-            .with_context(|| format!("pipeline.steps, step {number}, limits"))?;
+        let limits = limits(&self.limits).with_context(|| format!("pipeline.steps, step {number}, limits"))?;
         let config =
             serde_json::to_value(&self.config).with_context(|| format!("pipeline.steps, step {number}, config"))?;
-        Ok(StepSource { plugin, config, limits })
+        Ok(StepSource { plugin, config, limits, on_error: self.on_error, tables: self.tables.clone() })
     }
+}
+
+/// Limits of a step: what is not named has its default.
+fn limits(table: &toml::Table) -> Result<Limits> {
+    Ok(serde_json::from_value(serde_json::to_value(table)?)?)
 }
 
 /// Sets one key of a table, from text: as TOML if the key takes that, else as a string.

@@ -4,7 +4,8 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::access::printable;
+use crate::client::{Client, path_part};
 use crate::table::lay_out;
 
 /// What to show of a device.
@@ -77,17 +78,8 @@ async fn fetch(client: &Client, args: &HistoryArgs) -> Result<Vec<Value>> {
 /// The path of a device's events with a query.
 pub fn events_path(device: &str, query: &[(&str, Option<&str>)]) -> String {
     let query: Vec<String> =
-        query.iter().filter_map(|(key, value)| value.map(|value| format!("{key}={}", percent_encode(value)))).collect();
-    format!("/v1/devices/{}/events?{}", percent_encode(device), query.join("&"))
-}
-
-fn percent_encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-            other => format!("%{other:02X}"),
-        })
-        .collect()
+        query.iter().filter_map(|(key, value)| value.map(|value| format!("{key}={}", path_part(value)))).collect();
+    format!("/v1/devices/{}/events?{}", path_part(device), query.join("&"))
 }
 
 /// Events as a table.
@@ -110,11 +102,6 @@ pub fn show(events: &[Value]) -> String {
         .map(|event| columns.iter().map(|column| shorten(printable(&text(event, column)))).collect())
         .collect();
     lay_out(&columns, &rows)
-}
-
-/// Text without what would steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

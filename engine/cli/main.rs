@@ -1,10 +1,14 @@
 //! The `millrace` command.
 
+mod access;
 mod client;
 mod config;
 mod demo;
 mod history;
 mod import;
+mod pipeline;
+mod plugin;
+mod registry;
 mod serve;
 mod status;
 mod table;
@@ -41,6 +45,12 @@ struct Global {
     /// A running server to ask, instead of a data directory.
     #[arg(long, global = true, value_name = "URL", conflicts_with = "data_dir")]
     url: Option<String>,
+    /// The token for --url.
+    #[arg(long, global = true, env = "MILLRACE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Certificates, as PEM, by which the server at --url is known, instead of those that everybody knows.
+    #[arg(long, global = true, env = "MILLRACE_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Answers as JSON, for machines.
     #[arg(long, global = true)]
     json: bool,
@@ -65,6 +75,32 @@ enum Command {
     History(history::HistoryArgs),
     /// Shows the log, what is in force, and how far each store has come.
     Status,
+    /// Shows, changes, pauses and resumes the chain of plugins.
+    Pipeline {
+        #[command(subcommand)]
+        command: pipeline::PipelineCommand,
+    },
+    /// Makes, builds, tests, measures, stores and lists plugins, and shows what they say.
+    Plugin {
+        #[command(subcommand)]
+        command: plugin::PluginCommand,
+    },
+    /// Stores and lists lookup tables.
+    Table {
+        #[command(subcommand)]
+        command: registry::TableCommand,
+    },
+    /// Makes, lists and takes back tokens.
+    Token {
+        #[command(subcommand)]
+        command: access::TokenCommand,
+    },
+    /// Shows who did what, newest first.
+    Audit {
+        /// Most entries.
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        limit: usize,
+    },
     /// Exports or restores the catalogue: timeline, plugins, import positions.
     Catalogue {
         #[command(subcommand)]
@@ -72,7 +108,18 @@ enum Command {
     },
     /// Prints a configuration file with every key at its default.
     Config,
+    /// Compiles the plugin on standard input, within bounds: what this program calls itself for.
+    #[command(hide = true)]
+    CompilePlugin {
+        /// Most memory, in bytes.
+        memory_bytes: u64,
+        /// Most processor time, in seconds.
+        cpu_seconds: u64,
+    },
 }
+
+/// The name of [`Command::CompilePlugin`].
+const COMPILE_PLUGIN: &str = "compile-plugin";
 
 #[derive(Subcommand)]
 enum CatalogueCommand {
@@ -91,6 +138,11 @@ enum CatalogueCommand {
 fn main() -> ExitCode {
     let _failpoints = fail::FailScenario::setup();
     let cli = Cli::parse();
+    if let Command::CompilePlugin { memory_bytes, cpu_seconds } = cli.command {
+        return millrace_plugin_host::compile_stdin(memory_bytes, cpu_seconds);
+    }
+    // An error means that there is one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -142,7 +194,30 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             let result = status::status(&client, global.json).await;
             client.close().await.and(result)?;
         }
+        Command::Pipeline { command } => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = pipeline::pipeline(&client, command, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Plugin { command } => return plugin::plugin(&global, &config, command).await,
+        Command::Table { command } => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = registry::tables(&client, command, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Token { command } => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = access::token(&client, command, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Audit { limit } => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = access::audit(&client, limit, global.json).await;
+            client.close().await.and(result)?;
+        }
         Command::Catalogue { command } => catalogue(&global, &config, command).await?,
+        // Dealt with before anything else starts.
+        Command::CompilePlugin { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,17 +7,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use axum::Router;
+use axum_server::Handle;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use millrace_http::Trust;
 use millrace_keyspace::embedded::EmbeddedKeyspace;
 use millrace_pipeline::engine::{Engine, ROOT};
 use millrace_timeline::Catalogue;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 
 use crate::config::Config;
 
 /// Longest wait for requests that are under way when the server stops.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(20);
+/// Longest time that a client may take for the head of a request.
+const HEADER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Opens the engine of a data directory, creating it when it is new.
 pub async fn open_engine(config: &Config) -> Result<Arc<Engine>> {
@@ -63,44 +67,55 @@ fn lock_data_dir(config: &Config) -> Result<File> {
 
 /// A server that is listening.
 pub struct Server {
-    /// Where it listens.
-    pub address: SocketAddr,
-    stop: watch::Sender<bool>,
+    /// Its address for clients.
+    pub url: String,
+    handle: Handle<SocketAddr>,
     served: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
 impl Server {
     /// Binds and serves in the background.
     pub async fn start(engine: Arc<Engine>, config: &Config) -> Result<Self> {
-        let listener = TcpListener::bind(config.http.listen)
+        let listen = config.http.listen;
+        let trust = if listen.ip().is_loopback() { Trust::TokensOnceMade } else { Trust::Tokens };
+        if trust == Trust::Tokens && !engine.tokens().any_in_force() {
+            bail!(
+                "http.listen = {listen}: beyond loopback nobody would get in without a token: make one first, with \
+                 `millrace token create NAME --scope admin --data-dir {}`",
+                config.data_dir.display()
+            );
+        }
+        let tls = match (&config.http.tls_certificate, &config.http.tls_key) {
+            (Some(certificate), Some(key)) => {
+                let read = RustlsConfig::from_pem_file(certificate, key).await;
+                let files = || format!("reading {} and {}", certificate.display(), key.display());
+                Some(read.with_context(files)?)
+            }
+            _ => None,
+        };
+        let listener = TcpListener::bind(listen)
             .await
-            .with_context(|| format!("listening on {}; is another server running there?", config.http.listen))?;
+            .with_context(|| format!("listening on {listen}; is another server running there?"))?;
         let address = listener.local_addr()?;
-        let (stop, mut stopped) = watch::channel(false);
-        let router: Router = millrace_http::router(engine, config.http_limits());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let router: Router = millrace_http::router(engine, config.http_limits(), trust);
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        let served = tokio::spawn(async move {
-            let shutdown = async move {
-                // An error means that the sender is gone: stop then, too.
-                let _ = stopped.wait_for(|stop| *stop).await;
-            };
-            axum::serve(listener, service).with_graceful_shutdown(shutdown).await
-        });
-        Ok(Self { address, stop, served })
+        let handle = Handle::new();
+        let listener = listener.into_std()?;
+        let mut server = axum_server::from_tcp(listener)?.handle(handle.clone()).first_request_timeout(HEADER_WAIT_MAX);
+        server.http_builder().http1().header_read_timeout(Some(HEADER_WAIT_MAX));
+        let served = match tls {
+            Some(tls) => tokio::spawn(server.acceptor(RustlsAcceptor::new(tls)).serve(service)),
+            None => tokio::spawn(server.serve(service)),
+        };
+        Ok(Self { url: format!("{scheme}://{address}"), handle, served })
     }
 
     /// Takes no new requests and waits for those under way, but not for ever: what a client has not sent by then it has
     /// no answer to, and sends again.
-    pub async fn stop(mut self) -> Result<()> {
-        self.stop.send_replace(true);
-        match tokio::time::timeout(STOP_WAIT_MAX, &mut self.served).await {
-            Ok(served) => Ok(served??),
-            Err(_) => {
-                tracing::warn!(seconds = STOP_WAIT_MAX.as_secs(), "requests under way were cut off");
-                self.served.abort();
-                Ok(())
-            }
-        }
+    pub async fn stop(self) -> Result<()> {
+        self.handle.graceful_shutdown(Some(STOP_WAIT_MAX));
+        Ok(self.served.await??)
     }
 }
 
@@ -132,7 +147,7 @@ pub async fn serve(config: &Config) -> Result<()> {
     engine.start().await;
     let server = Server::start(engine.clone(), config).await?;
     // On standard output, so that who starts a server on port 0 learns where it is.
-    println!("listening on http://{}", server.address);
+    println!("listening on {}", server.url);
     interrupts.wait().await;
     tracing::info!("stopping");
     server.stop().await?;

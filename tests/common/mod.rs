@@ -2,7 +2,9 @@
 //! recomputation from the log.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+pub mod load;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -35,7 +37,13 @@ pub struct Server {
 impl Server {
     /// Starts a server; gives its exit status when it ends before it listens, as failpoints make it.
     pub fn try_start(data_dir: &Path, failpoints: &str) -> Result<Self, ExitStatus> {
+        Self::try_start_with(data_dir, failpoints, &[])
+    }
+
+    /// The same, with more of the environment.
+    pub fn try_start_with(data_dir: &Path, failpoints: &str, environment: &[(&str, &str)]) -> Result<Self, ExitStatus> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_millrace"))
+            .envs(environment.iter().copied())
             .args(["serve", "--listen", "127.0.0.1:0", "--log-filter", "error", "--data-dir"])
             .arg(data_dir)
             .env("FAILPOINTS", failpoints)
@@ -66,6 +74,12 @@ impl Server {
     pub fn kill(mut self) {
         self.child.kill().expect("the child is killed");
         self.child.wait().expect("the child is waited for");
+    }
+
+    /// `kill -9` while somebody else speaks with it.
+    pub fn signal_kill(&self) {
+        let killed = Command::new("kill").args(["-9", &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(killed.success());
     }
 
     /// Asks it to stop, and waits until it has.
@@ -101,6 +115,34 @@ impl Server {
         answer(agent().get(format!("{}{path}", self.url)).call()).expect("the server answers")
     }
 
+    /// A request with a JSON body, and a token if there is one.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &Value,
+    ) -> Result<(u16, Value), ureq::Error> {
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = request.header("content-type", "application/json").body(body).expect("a request");
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE))
+            .allow_non_standard_methods(true)
+            .build()
+            .new_agent();
+        answer(agent.run(request))
+    }
+
+    /// The same, of a server that must answer.
+    pub fn ask(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        self.send(method, path, None, &body).expect("the server answers")
+    }
+
     pub fn post(&self, path: &str, body: &[u8]) -> Result<(u16, Value), ureq::Error> {
         answer(agent().post(format!("{}{path}", self.url)).send(body))
     }
@@ -117,6 +159,14 @@ impl Server {
             assert!(Instant::now() < deadline, "stores are behind after {PATIENCE:?}: {status:#}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+impl Drop for Server {
+    /// A test that fails leaves no server behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -174,6 +224,8 @@ pub struct Audit {
     pub dead: [Vec<(u32, u64)>; 2],
     /// Acknowledged event ids and how often each is in the recomputation.
     pub event_ids: HashMap<String, usize>,
+    /// Revisions under which rows of the recomputation were made.
+    pub revisions: BTreeSet<i64>,
 }
 
 impl Audit {
@@ -196,6 +248,7 @@ impl Audit {
             history: Rows::new(),
             dead: [Vec::new(), Vec::new()],
             event_ids: HashMap::new(),
+            revisions: BTreeSet::new(),
         };
         let timeline = engine.processor().timeline().borrow().clone();
         for (partition, end) in engine.log_ends().await.expect("ends") {
@@ -207,6 +260,13 @@ impl Audit {
                 for id in arrow::array::AsArray::as_string::<i32>(slice.rows.column_by_name("event_id").expect("ids")) {
                     *audit.event_ids.entry(id.expect("an id").to_owned()).or_default() += 1;
                 }
+                let revisions = slice.rows.column_by_name("_revision").expect("revisions");
+                audit.revisions.extend(
+                    arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(revisions)
+                        .values()
+                        .iter()
+                        .copied(),
+                );
                 next = slice.cursor.next;
             }
         }

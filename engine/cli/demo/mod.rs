@@ -4,7 +4,7 @@
 //! `/v1/import`, posts a last hour through `/v1/batch`, waits until both stores have everything, and looks at them. What it
 //! finds in the data directory it resumes: a demo that was killed goes on, one that is run again doubles nothing.
 
-mod dataset;
+pub mod dataset;
 mod duplicates;
 mod funnel;
 mod report;
@@ -109,7 +109,7 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
     let engine = open_engine(&config).await?;
     engine.start().await;
     let server = Server::start(engine.clone(), &config).await?;
-    let url = format!("http://{}", server.address);
+    let url = server.url.clone();
     let client = Client::remote(&url)?;
     let plan = Plan::load_or_make(&config.data_dir.join("demo.json"), (engine.clock())())?;
     timings.open_ms = lap(began);

@@ -12,12 +12,13 @@ pub struct ApiError {
     code: &'static str,
     message: String,
     detail: Value,
+    retry_after_s: Option<u64>,
 }
 
 impl ApiError {
     /// An error with this status and constant code, and a message for people.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), detail: Value::Null }
+        Self { status, code, message: message.into(), detail: Value::Null, retry_after_s: None }
     }
 
     /// Adds machine-readable detail.
@@ -34,6 +35,23 @@ impl ApiError {
     /// Not now: 503, with `Retry-After`.
     pub fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+
+    /// Nobody that is known: 401.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+
+    /// Known, and not allowed: 403.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// Too often: 429, with `Retry-After`.
+    pub fn too_many(per_second: u32, wait_s: u64) -> Self {
+        let message = format!("the token may make {per_second} requests a second");
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
+        Self { retry_after_s: Some(wait_s), ..error }
     }
 
     /// A defect of ours: 500. The cause is logged here, where it is handled; the client learns that it happened.
@@ -66,8 +84,16 @@ impl IntoResponse for ApiError {
             error["detail"] = self.detail;
         }
         let mut response = (self.status, Json(json!({"error": error}))).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let headers = response.headers_mut();
+        match (self.status, self.retry_after_s) {
+            (_, Some(wait_s)) => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(wait_s))),
+            (StatusCode::SERVICE_UNAVAILABLE, None) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            (StatusCode::UNAUTHORIZED, None) => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
         }
         response
     }

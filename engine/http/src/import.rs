@@ -5,13 +5,14 @@
 //! `first_line=`, and doubles nothing: lines before the position are skipped, and those of the chunk that was under way
 //! are known to the de-duplication window by hash(file digest, line number).
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::StreamExt as _;
 use millrace_pipeline::ingest::{Accepted, Envelope, IngestError, NewEvent, import_record_id};
+use millrace_pipeline::tokens::Principal;
 use millrace_timeline::catalogue::ImportPosition;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -62,6 +63,7 @@ pub(crate) async fn position(State(api): State<Api>, Path(id): Path<String>) -> 
 /// `POST /v1/import`.
 pub(crate) async fn import(
     State(api): State<Api>,
+    Extension(principal): Extension<Principal>,
     Query(query): Query<ImportQuery>,
     headers: HeaderMap,
     body: Body,
@@ -87,7 +89,8 @@ pub(crate) async fn import(
         return Err(ApiError::new(StatusCode::CONFLICT, "lines_missing", message).with_detail(json!({"lines": done})));
     }
     let summary = Summary { lines: query.first_line, ..Summary::default() };
-    let mut run = Run { api, id, done, summary, chunk: Vec::new(), chunk_bytes: 0 };
+    let app = principal.app;
+    let mut run = Run { api, id, app, done, summary, chunk: Vec::new(), chunk_bytes: 0 };
     let mut lines = Lines::default();
     let mut stream = body.into_data_stream();
     while let Some(data) = stream.next().await {
@@ -195,6 +198,8 @@ impl Lines {
 struct Run {
     api: Api,
     id: Option<String>,
+    /// App that the token stands for.
+    app: Option<String>,
     /// Lines that are dealt with durably.
     done: u64,
     summary: Summary,
@@ -237,7 +242,8 @@ impl Run {
                 id: self.id.as_deref().map(|id| import_record_id(id, *number)),
             })
             .collect();
-        let results = self.api.engine.ingest().accept(&Envelope::default(), events).await;
+        let results =
+            self.api.engine.ingest().accept(&Envelope { app: self.app.clone(), ..Envelope::default() }, events).await;
         for ((number, _), result) in chunk.iter().zip(results) {
             match result {
                 Ok(Accepted::New) => self.summary.accepted += 1,

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use millrace_decode::split_batch;
 use millrace_pipeline::ingest::{Accepted, Envelope, IngestError, NewEvent};
+use millrace_pipeline::tokens::Principal;
 use serde_json::{Value, json};
 
 use crate::Api;
@@ -37,7 +38,7 @@ const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// `POST /v1/batch`.
 pub(crate) async fn batch(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
-    let client_ip = client_ip(&request);
+    let (client_ip, app) = sender(&request);
     let body = read_body(request, api.limits.body_bytes).await?;
     let batch = split_batch(&body).map_err(|error| {
         ApiError::bad_request("bad_batch", error.to_string()).with_detail(json!({"code": error.code}))
@@ -60,6 +61,7 @@ pub(crate) async fn batch(State(api): State<Api>, request: Request) -> Result<Re
         sent_at_us: batch.sent_at_us,
         context: batch.context.map(|context| body.slice_ref(context.raw().as_bytes())),
         client_ip,
+        app,
     };
     let events = batch
         .events
@@ -71,12 +73,12 @@ pub(crate) async fn batch(State(api): State<Api>, request: Request) -> Result<Re
 
 /// `POST /v1/track` and the other single events.
 pub(crate) async fn single(api: Api, kind: &'static str, request: Request) -> Result<Response, ApiError> {
-    let client_ip = client_ip(&request);
+    let (client_ip, app) = sender(&request);
     let payload = read_body(request, api.limits.body_bytes).await?;
     if payload.is_empty() {
         return Err(ApiError::bad_request("empty_body", "the body must be one event as a JSON object"));
     }
-    let envelope = Envelope { kind: Some(kind), sent_at_us: None, context: None, client_ip };
+    let envelope = Envelope { kind: Some(kind), sent_at_us: None, context: None, client_ip, app };
     let event = NewEvent { payload, takes_received_at: false, id: None };
     answer(&api.engine.ingest().accept(&envelope, vec![event]).await)
 }
@@ -130,7 +132,7 @@ async fn read_body(request: Request, limit_bytes: usize) -> Result<Bytes, ApiErr
 
 /// Reads a body of at most `limit_bytes`. Of a larger one some more is read and thrown away: a client that is still
 /// sending when the connection closes never sees the answer that says why.
-async fn collect(body: Body, limit_bytes: usize) -> Result<Bytes, ApiError> {
+pub(crate) async fn collect(body: Body, limit_bytes: usize) -> Result<Bytes, ApiError> {
     let mut stream = body.into_data_stream();
     let mut kept = BytesMut::new();
     let mut read_bytes = 0;
@@ -162,7 +164,10 @@ pub(crate) fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
     }
 }
 
-fn client_ip(request: &Request) -> Option<String> {
+/// The sender's address, and the app that its token stands for.
+fn sender(request: &Request) -> (Option<String>, Option<String>) {
     let connection = request.extensions().get::<ConnectInfo<std::net::SocketAddr>>();
-    connection.map(|ConnectInfo(address)| address.ip().to_string())
+    let principal = request.extensions().get::<Principal>();
+    let client_ip = connection.map(|ConnectInfo(address)| address.ip().to_string());
+    (client_ip, principal.and_then(|principal| principal.app.clone()))
 }

@@ -3,16 +3,22 @@
 //! * [`ingest`]: the Segment wire format.
 //! * [`import`]: NDJSON files, resumable.
 //! * [`history`]: one device's events, newest first.
+//! * [`plugins`], [`pipeline`]: what transforms are made of, and which are in force.
+//! * [`auth`], [`access`]: tokens, the audit trail, raw data.
 //! * [`operate`]: status, dead letters, health, metrics.
 //!
 //! Requests are bounded: bodies by [`Limits`], bytes being written by the ingest, requests at a time by
-//! [`Limits::requests`]. The server has no tokens yet, so it binds to loopback only.
+//! [`Limits::requests`], requests of a token by its rate.
 
+pub mod access;
+pub mod auth;
 pub mod error;
 pub mod history;
 pub mod import;
 pub mod ingest;
 pub mod operate;
+pub mod pipeline;
+pub mod plugins;
 mod row_json;
 
 use std::collections::HashSet;
@@ -22,10 +28,13 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use millrace_pipeline::engine::Engine;
+use millrace_pipeline::tokens::Scope;
 use tokio::sync::Semaphore;
 
+use crate::auth::Needs;
+pub use crate::auth::Trust;
 use crate::error::ApiError;
 
 /// Bounds of requests.
@@ -37,11 +46,21 @@ pub struct Limits {
     pub batch_events: usize,
     /// Most requests at a time; further ones are answered 503.
     pub requests: usize,
+    /// Largest plugin, in bytes.
+    pub plugin_bytes: usize,
+    /// Requests a second of a token that has no limit of its own; further ones are answered 429.
+    pub token_requests_per_second: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes: 4 * 1024 * 1024, batch_events: 5000, requests: 512 }
+        Self {
+            body_bytes: 4 * 1024 * 1024,
+            batch_events: 5000,
+            requests: 512,
+            plugin_bytes: 32 * 1024 * 1024,
+            token_requests_per_second: 1000,
+        }
     }
 }
 
@@ -53,12 +72,14 @@ pub struct Api {
     slots: Arc<Semaphore>,
     /// Imports that are under way, by id.
     imports: Arc<Mutex<HashSet<String>>>,
+    trust: Trust,
+    rates: Arc<auth::Rates>,
 }
 
 /// All routes, over a running engine.
-pub fn router(engine: Arc<Engine>, limits: Limits) -> Router {
+pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
     let slots = Arc::new(Semaphore::new(limits.requests));
-    let api = Api { engine, limits, slots, imports: Arc::default() };
+    let api = Api { engine, limits, trust, slots, imports: Arc::default(), rates: Arc::default() };
     let mut ingest = Router::new().route("/v1/batch", post(ingest::batch)).route("/v1/b", post(ingest::batch));
     for (kind, paths) in ingest::KINDS {
         for path in *paths {
@@ -66,16 +87,52 @@ pub fn router(engine: Arc<Engine>, limits: Limits) -> Router {
             ingest = ingest.route(path, post(handler));
         }
     }
-    Router::new()
-        .merge(ingest)
-        .route("/v1/import", post(import::import))
-        .route("/v1/import/{id}", get(import::position))
+    let ingest = ingest.route("/v1/import", post(import::import)).route("/v1/import/{id}", get(import::position));
+    let history = Router::new()
         .route("/v1/devices/{id}/events", get(history::events))
+        .route("/v1/dead-letters", get(operate::dead_letters));
+    let raw =
+        Router::new().route("/v1/diagnostics", get(access::diagnostics)).route("/v1/samples", get(access::samples));
+    let observe = Router::new()
         .route("/v1/status", get(operate::status))
-        .route("/v1/dead-letters", get(operate::dead_letters))
         .route("/metrics", get(operate::metrics))
-        .route("/healthz", get(operate::health))
         .route("/readyz", get(operate::ready))
+        .route("/v1/plugins", get(plugins::list))
+        .route("/v1/plugins/{name}", get(plugins::versions))
+        .route("/v1/plugins/{name}/{version}", get(plugins::one))
+        .route("/v1/tables", get(plugins::list_tables))
+        .route("/v1/tables/{name}", get(plugins::table_versions))
+        .route("/v1/pipeline", get(pipeline::show))
+        .route("/v1/revisions", get(pipeline::revisions));
+    let write_plugins = Router::new()
+        .route("/v1/plugins", post(plugins::upload))
+        .route("/v1/plugins/{name}/{version}", delete(plugins::delete))
+        .route("/v1/plugins/{name}/{version}/deprecate", post(plugins::deprecate))
+        .route("/v1/tables/{name}", post(plugins::upload_table))
+        .route("/v1/tables/{name}/{version}", delete(plugins::delete_table));
+    let write_pipeline = Router::new()
+        .route("/v1/pipeline", put(pipeline::set))
+        .route("/v1/pipeline/pause", post(pipeline::pause))
+        .route("/v1/pipeline/resume", post(pipeline::resume));
+    let admin = Router::new()
+        .route("/v1/tokens", get(access::list_tokens).post(access::create_token))
+        .route("/v1/tokens/{id}", delete(access::revoke_token))
+        .route("/v1/audit", get(access::audit));
+    let guarded = [
+        (ingest, Needs::Scope(Scope::Ingest)),
+        (history, Needs::Scope(Scope::HistoryRead)),
+        (raw, Needs::Scope(Scope::RawRead)),
+        (observe, Needs::Observe),
+        (write_plugins, Needs::Scope(Scope::PluginsWrite)),
+        (write_pipeline, Needs::Scope(Scope::PipelineWrite)),
+        (admin, Needs::Scope(Scope::Admin)),
+    ];
+    guarded
+        .into_iter()
+        .fold(Router::new(), |all, (routes, needs)| {
+            all.merge(routes.route_layer(from_fn_with_state((api.clone(), needs), auth::require)))
+        })
+        .route("/healthz", get(operate::health))
         .fallback(|request: Request| async move { ApiError::no_such_route(request.method(), request.uri().path()) })
         .method_not_allowed_fallback(|request: Request| async move {
             ApiError::method_not_allowed(request.method(), request.uri().path())

@@ -37,6 +37,7 @@ use crate::processor::{Processor, ProcessorOptions};
 use crate::progress::Progress;
 use crate::secrets::{SecretError, Secrets};
 use crate::status::{self, LogStatus, Status};
+use crate::tokens::Tokens;
 
 /// Prefix of all keys of this deployment.
 pub const ROOT: &str = "millrace";
@@ -156,6 +157,7 @@ pub struct Engine {
     delta_path: PathBuf,
     maintainer: Maintainer,
     pub(crate) policy: PipelinePolicy,
+    tokens: Tokens,
     diagnostics: Arc<Diagnostics>,
     /// Held by whoever uploads to or deletes from the catalogue.
     pub(crate) registry: tokio::sync::Mutex<()>,
@@ -210,6 +212,7 @@ impl Engine {
         }
         let chains = Chains::new(catalogue.clone(), host.clone(), secrets.clone());
         let pause = Pause::load(catalogue.clone(), clock.clone()).await?;
+        let tokens = Tokens::load(catalogue.clone(), clock.clone()).await?;
         let diagnostics = Arc::new(Diagnostics::new(options.diagnostics, clock.clone()));
         let shared_log: Arc<dyn EventLog> = log.clone();
         let processor = Arc::new(Processor::new(
@@ -239,6 +242,7 @@ impl Engine {
             delta_path,
             maintainer,
             policy: options.policy,
+            tokens,
             diagnostics,
             registry: tokio::sync::Mutex::default(),
             activation: tokio::sync::Mutex::default(),
@@ -395,6 +399,11 @@ impl Engine {
     /// The protected buffer of plugins' texts: only for those who may read raw data.
     pub fn diagnostics(&self) -> &Diagnostics {
         &self.diagnostics
+    }
+
+    /// Who may do what.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// What each plugin cost since the start.

@@ -12,6 +12,7 @@
 //! * [`processor`]: the transformed slice at a place of the log; computed once, shared by both stores.
 //! * [`materialize`]: the loop that keeps one store up to date.
 //! * [`registry`], [`tables`], [`pipeline`]: what is uploaded, and how it comes into force; [`trial`]: how it is tried first.
+//! * [`tokens`]: who may do what.
 //! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
 //! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
 //! * [`engine`]: puts the parts together for one machine.
@@ -35,6 +36,7 @@ pub mod secrets;
 pub mod status;
 pub mod stock;
 pub mod tables;
+pub mod tokens;
 pub mod transform;
 pub mod trial;
 

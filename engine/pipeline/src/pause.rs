@@ -71,6 +71,16 @@ impl Pause {
         Ok(before)
     }
 
+    /// Waits until the chain stands, and gives the reason.
+    pub async fn wait_paused(&self) -> String {
+        let mut state = self.state.subscribe();
+        match state.wait_for(Option::is_some).await {
+            Ok(pause) => pause.as_ref().map_or_else(String::new, |pause| pause.reason.clone()),
+            // The sender lives as long as this.
+            Err(_) => String::new(),
+        }
+    }
+
     /// Waits until the chain goes on.
     pub async fn wait_running(&self) {
         // The sender lives as long as this.

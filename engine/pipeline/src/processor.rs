@@ -130,7 +130,9 @@ pub struct Processor {
     cutting: RwLock<()>,
     /// Where the activation under way begins, before the timeline has it.
     pending: watch::Sender<Option<Arc<PendingActivation>>>,
-    /// Past the last record of any slice that was cut, by partition.
+    /// Held for reading while a slice is made, and for writing by whoever must know what was made until now.
+    computing: RwLock<()>,
+    /// Past the last record of any slice that was made, by partition.
     seen: Mutex<BTreeMap<u32, u64>>,
     metrics: Arc<Metrics>,
 }
@@ -174,6 +176,7 @@ impl Processor {
             pause,
             diagnostics,
             cutting: RwLock::new(()),
+            computing: RwLock::new(()),
             pending: watch::Sender::new(None),
             seen: Mutex::default(),
             options,
@@ -248,6 +251,11 @@ impl Processor {
         start: ActivationStart,
         cursors: &BTreeMap<u32, u64>,
     ) -> Result<BTreeMap<u32, u64>, LogError> {
+        // Whoever asks for the first unseen record has paused the chain: what is under way ends, nothing new begins.
+        let _made = match start {
+            ActivationStart::Unseen => Some(self.computing.write().await),
+            ActivationStart::End => None,
+        };
         let _cutting = self.cutting.write().await;
         let mut starts = BTreeMap::new();
         for partition in 0..self.log.partitions() {
@@ -297,12 +305,9 @@ impl Processor {
                 if let Some(limit) = limit {
                     records.truncate(records.partition_point(|record| record.offset < limit));
                 }
-                let Some(last) = records.last() else {
+                if records.is_empty() {
                     return Err(SliceError::Internal(format!("partition {partition} has no record at offset {first}")));
-                };
-                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                let seen = seen.entry(partition).or_default();
-                *seen = (*seen).max(last.offset + 1);
+                }
                 return Ok((records, slot));
             }
             drop((cutting, slot));
@@ -310,6 +315,7 @@ impl Processor {
             tokio::select! {
                 _ = timeline.changed() => {}
                 _ = pending.changed() => {}
+                reason = self.pause.wait_paused() => return Err(SliceError::Paused(reason)),
             }
         }
     }
@@ -321,6 +327,7 @@ impl Processor {
 
     async fn compute(&self, key: SliceKey) -> Result<Slice, SliceError> {
         let SliceKey { partition, first, applied } = key;
+        let _computing = self.computing.read().await;
         if let Some(pause) = self.pause.get() {
             return Err(SliceError::Paused(pause.reason));
         }
@@ -376,6 +383,10 @@ impl Processor {
             return Err(self.stand(reason).await);
         }
         let fuel = steps.iter().map(|step| step.fuel).sum();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen_to = seen.entry(partition).or_default();
+        *seen_to = (*seen_to).max(offsets.end);
+        drop(seen);
         self.metrics.slice_computed(read, rows.num_rows() as u64, &dead, &drops, failed, fuel);
         Ok(Slice { partition, first, cursor, applied, rows, dead, read, dropped, marks })
     }

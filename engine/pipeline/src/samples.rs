@@ -39,6 +39,15 @@ pub struct Sample {
 }
 
 impl Engine {
+    /// Where a sample of `most` events at the log's end begins.
+    ///
+    /// # Errors
+    /// When the log has no such partition.
+    pub async fn sample_start(&self, partition: u32, most: u64) -> Result<u64, SampleError> {
+        let bounds = self.log().bounds(partition).await?;
+        Ok(bounds.end.saturating_sub(most).max(bounds.start))
+    }
+
     /// Decodes events of a partition and masks their personal data.
     ///
     /// # Errors

@@ -94,7 +94,7 @@ impl Engine {
     pub async fn upload_table(
         &self,
         name: &str,
-        upload: Upload<'static>,
+        upload: Upload,
         uploader: &str,
     ) -> Result<(TableRef, TableEntry), TablesError> {
         check_name(name)?;

@@ -4,7 +4,7 @@
 //! texts, other scripts, JSON that is nested or odd. They hold no personal data, so what a plugin says of them may be told to
 //! whoever uploads it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millrace_decode::Decoder;
@@ -18,9 +18,15 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Events of a trial.
 pub const EVENTS: u64 = 256;
 /// Splits at which they are run again, beside one by one.
-pub const SPLITS: u64 = 8;
+pub const SPLITS: u64 = 4;
 /// Events that are run one by one.
-const ALONE: usize = 32;
+const ALONE: usize = 16;
+/// Fuel of one call of a trial, where a step has more: some hundred thousand instructions an event.
+pub const FUEL_MAX: u64 = 100_000_000;
+/// Made-up events that may end in a trap, an error or a limit.
+pub const BAD_ROWS_MAX: usize = 8;
+/// Longest time of a trial; looked at between two runs, each of which is bounded by the two above.
+pub const TIME_MAX: Duration = Duration::from_secs(20);
 /// 2026-01-01, in µs.
 const NOW_US: i64 = 1_767_225_600_000_000;
 
@@ -47,6 +53,9 @@ pub enum TrialError {
     /// The chain stopped.
     #[error("{}", stop_message(.0))]
     Stop(ChainStop),
+    /// It took too long.
+    #[error("it took longer than {TIME_MAX:?} over {EVENTS} made-up events: the plugin is too slow for a stream")]
+    Slow,
     /// Rows depended on how the events were batched.
     #[error(
         "{difference} when made-up events were run at another split: an event must give the same rows whatever stands \
@@ -81,6 +90,7 @@ fn stop_message(stop: &ChainStop) -> String {
 /// # Errors
 /// [`TrialError`] when the chain stops or is not deterministic.
 pub fn run(chain: &Chain, decoder: &Decoder) -> Result<TrialReport, TrialError> {
+    let chain = chain.bounded(FUEL_MAX, BAD_ROWS_MAX);
     let batch = decoder.decode(&records(), 0, LogId([0; 16])).batch;
     let rows = batch.num_rows();
     let began = Instant::now();
@@ -91,6 +101,9 @@ pub fn run(chain: &Chain, decoder: &Decoder) -> Result<TrialReport, TrialError> 
         let mut start = 0;
         for end in cuts.iter().copied().chain([rows]).filter(|end| *end <= rows) {
             if start < end {
+                if began.elapsed() > TIME_MAX {
+                    return Err(TrialError::Slow);
+                }
                 parts.push(chain.run(batch.slice(start, end - start))?);
                 start = end;
             }
@@ -134,7 +147,7 @@ fn records() -> Vec<Record> {
 
 fn event(n: u64) -> Value {
     let pick = |choices: &[&str], salt: u64| choices[random(n * 16 + salt) as usize % choices.len()].to_owned();
-    let long = "long ".repeat(400);
+    let long = "very long ".repeat(200);
     let name = pick(&["product_view", "add_to_cart", "checkout", "purchase", "", "イベント", "a,\"b\"\n", &long], 1);
     let agent = pick(
         &[

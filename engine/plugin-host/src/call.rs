@@ -78,8 +78,12 @@ impl CallFailure {
 /// What a call left beside its result, whatever that was.
 #[derive(Debug, Default)]
 pub(crate) struct CallTrace {
-    /// Fuel of instantiation, `describe` and `transform`.
+    /// Fuel of instantiation and `describe`.
+    pub(crate) describe_fuel: u64,
+    /// Fuel of `transform`.
     pub(crate) fuel: u64,
+    /// Memory that the instance had at the end, which is the most that it had: memories don't shrink.
+    pub(crate) memory_bytes: u64,
     pub(crate) logs: Vec<String>,
 }
 
@@ -227,7 +231,7 @@ pub(crate) fn transform(
             instance.get_typed_func::<abi::DescribeParams<'_>, abi::DescribeIgnored>(&mut store, entry.describe)?;
         Ok((instance, describe.call(&mut store, (config,))?.0))
     })();
-    trace.fuel += limits.describe_fuel - store.get_fuel().unwrap_or(0).min(limits.describe_fuel);
+    trace.describe_fuel = limits.describe_fuel - store.get_fuel().unwrap_or(0).min(limits.describe_fuel);
     let instance = match described {
         Ok((instance, Ok(_))) => Ok(instance),
         Ok((_, Err(message))) => Err(CallFailure::Guest(HostCode::GuestError, bounded(message))),
@@ -242,13 +246,15 @@ pub(crate) fn transform(
                     .get_typed_func::<abi::TransformParams<'_>, abi::TransformResult>(&mut store, entry.transform)?;
                 transform.call(&mut store, (batch,))
             })();
-            trace.fuel += limits.fuel - store.get_fuel().unwrap_or(0).min(limits.fuel);
+            trace.fuel = limits.fuel - store.get_fuel().unwrap_or(0).min(limits.fuel);
             flatten(result).map_err(|failure| with_logs(failure, &store.data().logs))
         }
         Err(CallFailure::Guest(code, message)) => Err(CallFailure::Stop(Stop::Describe(code, message))),
         Err(stop) => Err(stop),
     };
-    trace.logs = store.into_data().logs;
+    let state = store.into_data();
+    trace.memory_bytes = state.memory_bytes as u64;
+    trace.logs = state.logs;
     (result, trace)
 }
 

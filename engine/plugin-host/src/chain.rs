@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use millrace_rows::ColumnType;
-use millrace_rows::schema::{AddedColumn, BASE, decoded_schema, row_schema};
+use millrace_rows::schema::{AddedColumn, BASE, row_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ChainError, ChainProblem, ChainStop};
@@ -70,6 +70,7 @@ pub struct Chain {
     steps: Vec<Step>,
     manifests: Vec<Manifest>,
     added: Vec<AddedColumn>,
+    input: SchemaRef,
     schema: SchemaRef,
     bad_rows_max: usize,
 }
@@ -92,7 +93,17 @@ impl Chain {
     /// # Errors
     /// [`ChainError`] names the step and what is wrong with it.
     pub fn new(host: &PluginHost, specs: Vec<StepSpec>) -> Result<Self, ChainError> {
-        let mut columns = Columns::base();
+        Self::after(host, Vec::new(), specs)
+    }
+
+    /// A piece of a chain: its batches have, behind the base columns, the columns that steps before it added. For trying a
+    /// step by itself.
+    ///
+    /// # Errors
+    /// As [`Chain::new`].
+    pub fn after(host: &PluginHost, added: Vec<AddedColumn>, specs: Vec<StepSpec>) -> Result<Self, ChainError> {
+        let input = output_schema(&added);
+        let mut columns = Columns { added };
         let mut steps = Vec::with_capacity(specs.len());
         let mut manifests = Vec::with_capacity(specs.len());
         for (index, spec) in specs.into_iter().enumerate() {
@@ -130,7 +141,18 @@ impl Chain {
         }
         let added = columns.added;
         let schema = output_schema(&added);
-        Ok(Self { steps, manifests, added, schema, bad_rows_max: host.options().bad_rows_max })
+        Ok(Self { steps, manifests, added, input, schema, bad_rows_max: host.options().bad_rows_max })
+    }
+
+    /// The same chain under tighter bounds: for a trial, which must end soon whatever the plugins do. It may fail rows that
+    /// the chain itself would not.
+    pub fn bounded(&self, fuel_max: u64, bad_rows_max: usize) -> Self {
+        let mut chain = self.clone();
+        chain.bad_rows_max = chain.bad_rows_max.min(bad_rows_max);
+        for step in &mut chain.steps {
+            step.spec.limits.fuel = step.spec.limits.fuel.min(fuel_max);
+        }
+        chain
     }
 
     /// The columns that the chain adds, in the order in which its steps do.
@@ -162,7 +184,7 @@ impl Chain {
     /// # Errors
     /// [`ChainStop`]: nothing of the batch was decided, and the caller pauses or tries again.
     pub fn run(&self, batch: RecordBatch) -> Result<ChainOutput, ChainStop> {
-        let mut run = Run::new(&batch, self.bad_rows_max)?;
+        let mut run = Run::new(&batch, &self.input, self.bad_rows_max)?;
         for step in &self.steps {
             run.step(step)?;
         }
@@ -189,11 +211,6 @@ struct Resolved {
 }
 
 impl Columns {
-    fn base() -> Self {
-        debug_assert!(decoded_schema().fields().iter().zip(BASE).all(|(field, column)| field.name() == column.name));
-        Self { added: Vec::new() }
-    }
-
     /// Place, type and whether a plugin may write it.
     fn find(&self, name: &str) -> Option<(usize, ColumnType, bool)> {
         let base = BASE.iter().position(|column| column.name == name);
@@ -260,7 +277,7 @@ mod tests {
 
     #[test]
     fn columns_of_earlier_steps_are_found_with_their_types() {
-        let mut columns = Columns::base();
+        let mut columns = Columns { added: Vec::new() };
         columns.apply(&manifest(&["ip"], &["event_time"], &["score"])).unwrap();
         let resolved = columns.apply(&manifest(&["score"], &["score"], &["rank"])).unwrap();
         assert_eq!(resolved.reads, [(BASE.len(), ColumnType::Int64)]);

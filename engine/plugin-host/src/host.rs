@@ -17,8 +17,8 @@ use crate::tables;
 
 /// Pool slots per running call. A component of one of our SDKs has one memory and one or two tables; adapters that
 /// language tools add bring small modules of their own.
-const CORE_INSTANCES_PER_CALL: u32 = 16;
-const MEMORIES_PER_CALL: u32 = 2;
+const CORE_INSTANCES_PER_CALL: u32 = 64;
+const MEMORIES_PER_CALL: u32 = 4;
 const TABLES_PER_CALL: u32 = 4;
 /// Address space per memory, which lets compiled code go without bounds checks.
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
@@ -181,7 +181,7 @@ pub(crate) fn config(options: &HostOptions) -> Config {
         .wasm_multi_value(true)
         .wasm_tail_call(true)
         .wasm_extended_const(true)
-        .wasm_multi_memory(false)
+        .wasm_multi_memory(true)
         .wasm_memory64(false)
         .cranelift_nan_canonicalization(true)
         .consume_fuel(true)

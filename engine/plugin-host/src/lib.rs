@@ -49,7 +49,7 @@ pub use error::{ChainError, ChainProblem, ChainStop, LoadError, ManifestError};
 pub use host::PluginHost;
 pub use limits::{CONFIG_BYTES_MAX, HostOptions, Limits, TABLE_ELEMENTS_MAX, WASM_STACK_BYTES};
 pub use manifest::Manifest;
-pub use output::{CHECK_STEP, ChainOutput, Dead, Difference, Dropped, Failure, LogLine, StepStats};
+pub use output::{CHECK_STEP, CallPeak, ChainOutput, Dead, Difference, Dropped, Failure, LogLine, StepStats};
 pub use plugin::Plugin;
 pub use run::LOG_LINES_MAX;
 pub use tables::{BoundTable, FUEL_PER_KEY, Tables};

@@ -33,6 +33,8 @@ pub(crate) struct Checked {
     pub(crate) failed: Vec<(u32, u32)>,
     /// As expected, in order; `None` for a column that is as it was sent.
     pub(crate) columns: Vec<Option<ArrayRef>>,
+    /// Size of all that was returned.
+    pub(crate) bytes: u64,
 }
 
 /// Checks what a call of `rows` rows returned.
@@ -74,7 +76,7 @@ pub(crate) fn check(
     let identity = rows_out == rows && output.dropped.is_empty() && output.failed.is_empty();
     let sources = output.sources.filter(|_| !identity);
     let pairs = |outcomes: Vec<abi::Outcome>| outcomes.into_iter().map(|o| (o.row, o.code)).collect();
-    Ok(Checked { sources, dropped: pairs(output.dropped), failed: pairs(output.failed), columns })
+    Ok(Checked { sources, dropped: pairs(output.dropped), failed: pairs(output.failed), columns, bytes })
 }
 
 fn too_large(message: String) -> CallFailure {

@@ -205,6 +205,36 @@ pub struct StepStats {
     pub rows_dropped: u64,
     /// Fuel of all calls.
     pub fuel: u64,
+    /// Bytes that all calls returned that were not thrown away.
+    pub output_bytes: u64,
+    /// The most that any one call took, those included that were thrown away.
+    pub peak: CallPeak,
     /// Time by the clock, waiting for a free call included.
     pub took: Duration,
+}
+
+/// The most that one call took of what [`crate::Limits`] bounds; each figure may be of another call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallPeak {
+    /// Fuel of `transform`.
+    pub fuel: u64,
+    /// Fuel of instantiation and `describe`.
+    pub describe_fuel: u64,
+    /// Memory of the instance, over all its memories. Growth that was refused is not in it.
+    pub memory_bytes: u64,
+    /// Bytes returned. Output that was refused is not in it.
+    pub output_bytes: u64,
+    /// Log lines kept.
+    pub log_lines: u32,
+}
+
+impl CallPeak {
+    /// Takes another call or step in.
+    pub fn include(&mut self, other: &Self) {
+        self.fuel = self.fuel.max(other.fuel);
+        self.describe_fuel = self.describe_fuel.max(other.describe_fuel);
+        self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
+        self.output_bytes = self.output_bytes.max(other.output_bytes);
+        self.log_lines = self.log_lines.max(other.log_lines);
+    }
 }

@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Array, new_empty_array};
 use arrow::compute::{concat, filter, filter_record_batch, take};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use millrace_rows::check;
-use millrace_rows::schema::{BASE, OFFSET, PARTITION, decoded_schema};
+use millrace_rows::schema::{LINEAGE, OFFSET, PARTITION};
 
 use crate::abi;
 use crate::bisect::{self, Ended, Found};
@@ -22,10 +22,13 @@ use crate::chain::{OnError, Step};
 use crate::error::ChainStop;
 use crate::lift::{self, Checked};
 use crate::lower::{self, PlainColumn};
-use crate::output::{CHECK_STEP, ChainOutput, Dead, Dropped, Failure, LogLine, StepStats, add_dropped};
+use crate::output::{CHECK_STEP, CallPeak, ChainOutput, Dead, Dropped, Failure, LogLine, StepStats, add_dropped};
 
 /// Most log lines kept of one batch.
 pub const LOG_LINES_MAX: usize = 256;
+
+/// Lineage columns of a batch that comes in: the revision is not among them.
+const LINEAGE_SENT: usize = LINEAGE.len() - 1;
 
 /// A batch between two steps.
 pub(crate) struct Run {
@@ -44,6 +47,14 @@ pub(crate) struct Run {
     steps: Vec<StepStats>,
 }
 
+/// What the calls of a step cost together.
+#[derive(Default)]
+struct Cost {
+    fuel: u64,
+    output_bytes: u64,
+    peak: CallPeak,
+}
+
 #[derive(Clone)]
 struct Fate {
     dead: bool,
@@ -59,8 +70,8 @@ struct Merged {
 }
 
 impl Run {
-    pub(crate) fn new(batch: &RecordBatch, bad_rows_max: usize) -> Result<Self, ChainStop> {
-        let expected = decoded_schema();
+    /// `expected` has the base columns, those added before the chain, and the lineage without the revision.
+    pub(crate) fn new(batch: &RecordBatch, expected: &Schema, bad_rows_max: usize) -> Result<Self, ChainStop> {
         let same = batch.num_columns() == expected.fields().len()
             && batch
                 .schema_ref()
@@ -97,7 +108,7 @@ impl Run {
             record.push(offsets.len() as u32 - 1);
         }
         Ok(Self {
-            columns: batch.columns()[..BASE.len()].to_vec(),
+            columns: batch.columns()[..batch.num_columns() - LINEAGE_SENT].to_vec(),
             record,
             partition,
             fates: vec![None; offsets.len()],
@@ -111,9 +122,9 @@ impl Run {
 
     pub(crate) fn step(&mut self, step: &Step) -> Result<(), ChainStop> {
         let rows = self.record.len();
-        let mut fuel = 0;
+        let mut cost = Cost::default();
         let began = Instant::now();
-        let found = self.search(step, &mut fuel)?;
+        let found = self.search(step, &mut cost)?;
         let took = began.elapsed();
         let (calls, discarded) = (found.calls, found.discarded);
         let mut failed: Vec<(usize, Arc<str>)> = Vec::new();
@@ -157,7 +168,9 @@ impl Run {
             rows_out: record.len() as u64,
             rows_failed: failed.len() as u64,
             rows_dropped: dropped.len() as u64,
-            fuel,
+            fuel: cost.fuel,
+            output_bytes: cost.output_bytes,
+            peak: cost.peak,
             took,
         });
         let before = std::mem::replace(&mut self.record, record);
@@ -170,7 +183,7 @@ impl Run {
     }
 
     /// Calls the plugin over all rows.
-    fn search(&mut self, step: &Step, fuel: &mut u64) -> Result<Found<Checked>, ChainStop> {
+    fn search(&mut self, step: &Step, cost: &mut Cost) -> Result<Found<Checked>, ChainStop> {
         let Self { columns, record, offsets, logs, failures, bad_rows_max, .. } = &mut *self;
         let limits = &step.spec.limits;
         let inputs: Vec<(&dyn Array, _)> =
@@ -185,8 +198,21 @@ impl Run {
             let plugin = &step.spec.plugin;
             let (result, trace) =
                 call::transform(plugin.host(), plugin.entry(), limits, &step.spec.tables, &step.spec.config, batch);
-            *fuel += trace.fuel;
-            let checked = lift::check(result?, rows.len(), &step.expected, step.codes.len(), limits.output_bytes)?;
+            cost.fuel += trace.describe_fuel + trace.fuel;
+            let mut peak = CallPeak {
+                fuel: trace.fuel,
+                describe_fuel: trace.describe_fuel,
+                memory_bytes: trace.memory_bytes,
+                log_lines: trace.logs.len() as u32,
+                output_bytes: 0,
+            };
+            let checked = result.and_then(|output| {
+                lift::check(output, rows.len(), &step.expected, step.codes.len(), limits.output_bytes)
+            });
+            peak.output_bytes = checked.as_ref().map_or(0, |checked| checked.bytes);
+            cost.output_bytes += peak.output_bytes;
+            cost.peak.include(&peak);
+            let checked = checked?;
             let offset = offsets[record[rows.start] as usize] as u64;
             let room = LOG_LINES_MAX.saturating_sub(logs.len());
             logs.extend(trace.logs.into_iter().take(room).map(|line| LogLine {

@@ -70,9 +70,9 @@ impl FromStr for Format {
 
 /// A table as somebody sends it.
 #[derive(Clone, Debug)]
-pub struct Upload<'a> {
+pub struct Upload {
     /// The file.
-    pub bytes: &'a [u8],
+    pub bytes: Bytes,
     /// Its format.
     pub format: Format,
     /// How rows are found.
@@ -81,7 +81,7 @@ pub struct Upload<'a> {
     pub types: BTreeMap<String, ColumnType>,
 }
 
-pub(crate) fn read(upload: &Upload<'_>) -> Result<RecordBatch, TableError> {
+pub(crate) fn read(upload: &Upload) -> Result<RecordBatch, TableError> {
     if upload.bytes.len() > UPLOAD_BYTES_MAX {
         return Err(TableError::TooLarge { what: "bytes", found: upload.bytes.len(), max: UPLOAD_BYTES_MAX });
     }
@@ -89,22 +89,22 @@ pub(crate) fn read(upload: &Upload<'_>) -> Result<RecordBatch, TableError> {
     let arrow_fault = |error: ArrowError| fault(first_line(&error.to_string()));
     let batches = match upload.format {
         Format::Csv => {
-            let schema = csv_schema(upload.bytes, &upload.types).map_err(fault)?;
+            let schema = csv_schema(&upload.bytes, &upload.types).map_err(fault)?;
             check_schema(&schema, &upload.types)?;
             let reader = CsvReader::new(schema).with_header(true).with_batch_size(BATCH_ROWS);
-            collect(reader.build(Cursor::new(upload.bytes)).map_err(arrow_fault)?, upload.format)?
+            collect(reader.build(Cursor::new(upload.bytes.as_ref())).map_err(arrow_fault)?, upload.format)?
         }
         Format::Ndjson => {
-            let (inferred, _) = infer_json_schema(Cursor::new(upload.bytes), None).map_err(arrow_fault)?;
+            let (inferred, _) = infer_json_schema(Cursor::new(upload.bytes.as_ref()), None).map_err(arrow_fault)?;
             let fields =
                 inferred.fields().iter().map(|field| typed(field, &upload.types)).collect::<Result<Vec<_>, _>>()?;
             let schema = Arc::new(Schema::new(fields));
             check_schema(&schema, &upload.types)?;
             let reader = JsonReader::new(schema).with_batch_size(BATCH_ROWS).with_coerce_primitive(true);
-            collect(reader.build(Cursor::new(upload.bytes)).map_err(arrow_fault)?, upload.format)?
+            collect(reader.build(Cursor::new(upload.bytes.as_ref())).map_err(arrow_fault)?, upload.format)?
         }
         Format::Parquet => {
-            let builder = ParquetRecordBatchReaderBuilder::try_new(Bytes::copy_from_slice(upload.bytes))
+            let builder = ParquetRecordBatchReaderBuilder::try_new(upload.bytes.clone())
                 .map_err(|error| fault(error.to_string()))?;
             parquet_batches(builder)?
         }

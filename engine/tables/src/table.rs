@@ -64,7 +64,7 @@ impl Table {
     ///
     /// # Errors
     /// [`TableError`] names the column or the rows that do not fit.
-    pub fn from_upload(upload: &Upload<'_>) -> Result<Self, TableError> {
+    pub fn from_upload(upload: &Upload) -> Result<Self, TableError> {
         Self::new(read(upload)?, upload.lookup.clone())
     }
 
@@ -306,6 +306,7 @@ mod tests {
     use crate::Format;
 
     fn upload(bytes: &[u8], format: Format, lookup: Lookup) -> Result<Table, TableError> {
+        let bytes = Bytes::copy_from_slice(bytes);
         Table::from_upload(&Upload { bytes, format, lookup, types: BTreeMap::new() })
     }
 
@@ -376,7 +377,12 @@ mod tests {
         let types: Vec<_> = table.columns().iter().map(|column| column.ty.name()).collect();
         assert_eq!(types, ["string", "string", "int64", "float64", "bool", "string", "string"]);
         let types = BTreeMap::from([("n".to_owned(), ColumnType::String)]);
-        let given = Upload { bytes: text.as_bytes(), format: Format::Csv, lookup: Lookup::Key("k".into()), types };
+        let given = Upload {
+            bytes: Bytes::copy_from_slice(text.as_bytes()),
+            format: Format::Csv,
+            lookup: Lookup::Key("k".into()),
+            types,
+        };
         let table = Table::from_upload(&given).unwrap();
         assert_eq!(texts(&table, &StringArray::from(vec!["b"]), "n"), some(&[Some("-2")]));
     }

@@ -9,14 +9,12 @@
 //!
 //! Without a user agent all four are null; what a user agent does not tell is null, too, but the class is `other`.
 //!
-//! The rules ([`agent`]) are short and know what most traffic consists of. They can't know what browsers hide: Safari on
+//! The rules ([`user_agent`]) are short and know what most traffic consists of. They can't know what browsers hide: Safari on
 //! an iPad says that it runs on a Mac, Brave that it is Chrome, and Windows 11 that it is 10, which is why there is no
 //! version of the operating system.
 
-pub mod agent;
-
-use agent::{Agent, Name};
 use millrace_sdk::{Col, ColMut, Event, NoConfig, Outcome, Schema, Transform};
+use user_agent::{Agent, Name};
 
 /// The columns.
 #[derive(Debug)]

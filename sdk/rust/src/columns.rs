@@ -125,11 +125,39 @@ impl Column {
 
     /// The text at `row`; `None` if it is null, not text or not UTF-8.
     pub fn str(&self, row: usize) -> Option<&str> {
+        std::str::from_utf8(self.bytes(row)?).ok()
+    }
+
+    /// The bytes of the text at `row`; `None` if it is null or not text.
+    pub fn bytes(&self, row: usize) -> Option<&[u8]> {
         match &self.values {
             Values::Text(text) if self.is_valid(row) => {
-                let range = text.offsets[row] as usize..text.offsets[row + 1] as usize;
-                std::str::from_utf8(&text.bytes[range]).ok()
+                Some(&text.bytes[text.offsets[row] as usize..text.offsets[row + 1] as usize])
             }
+            _ => None,
+        }
+    }
+
+    /// The integer or timestamp at `row`; `None` if it is null or something else.
+    pub fn int(&self, row: usize) -> Option<i64> {
+        match &self.values {
+            Values::Int64(values) if self.is_valid(row) => Some(values[row]),
+            _ => None,
+        }
+    }
+
+    /// The double at `row`; `None` if it is null or something else.
+    pub fn float(&self, row: usize) -> Option<f64> {
+        match &self.values {
+            Values::Float64(values) if self.is_valid(row) => Some(values[row]),
+            _ => None,
+        }
+    }
+
+    /// The boolean at `row`; `None` if it is null or something else.
+    pub fn flag(&self, row: usize) -> Option<bool> {
+        match &self.values {
+            Values::Bool(values) if self.is_valid(row) => Some(values[row] != 0),
             _ => None,
         }
     }

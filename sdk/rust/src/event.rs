@@ -1,23 +1,24 @@
 //! The event that an author's function gets, and the batch it is a row of.
 
-use crate::columns::{Batch, Output, Returned, RowOutcome};
+use crate::columns::{Batch, Column, Output, Returned, RowOutcome};
 use crate::kind::sealed::Kind as _;
 use crate::kind::{AnySlot, Kind, TextKind, each_kind};
-use crate::schema::{Code, ColMut, Handle, Spec, Use};
+use crate::schema::{Code, ColMut, Handle, Layout, Spec, Use};
 use crate::store::Buffer;
 
-/// What becomes of an event.
+/// What becomes of an event. Codes are handles that [`Schema::code`](crate::Schema::code) gave, or the names that
+/// `#[transform]` made of those declared there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Outcome {
+pub enum Outcome<C = Code> {
     /// It goes on, as it is now.
     Keep,
     /// Only what [`Event::emit`] put out goes on; at least one row must have been.
     Emitted,
     /// It is left out on purpose, and whatever it emitted with it.
-    Drop(Code),
+    Drop(C),
     /// It could not be transformed. Its log record becomes a dead letter and reaches no store.
-    Fail(Code),
+    Fail(C),
 }
 
 /// The batch while it is transformed.
@@ -43,18 +44,28 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(specs: &[Spec], batch: Batch) -> Result<Self, String> {
+    pub(crate) fn new(layout: &Layout, batch: Batch) -> Result<Self, String> {
+        let specs = &layout.specs;
         let rows = batch.rows as usize;
-        let sent = specs.iter().filter(|spec| spec.usage != Use::Add).count();
+        let sent = specs.iter().filter(|spec| spec.is_sent()).count();
         if batch.columns.len() != sent {
             return Err(format!("{} columns were sent, the manifest reads {sent}", batch.columns.len()));
         }
+        let mut found = look_up(layout, &batch)?;
         let mut columns = batch.columns.into_iter();
         let slots = specs
             .iter()
-            .map(|spec| AnySlot::new(spec, rows, if spec.usage == Use::Add { None } else { columns.next() }))
+            .enumerate()
+            .map(|(slot, spec)| {
+                let column = match spec.usage {
+                    Use::Add => None,
+                    Use::Read | Use::Update => columns.next(),
+                    Use::Lookup => found.get_mut(slot).and_then(Option::take),
+                };
+                AnySlot::new(spec, rows, column)
+            })
             .collect::<Result<Vec<_>, _>>()?;
-        let writable = (0..specs.len()).filter(|slot| specs[*slot].usage != Use::Read).collect();
+        let writable = (0..specs.len()).filter(|slot| matches!(specs[*slot].usage, Use::Update | Use::Add)).collect();
         Ok(Self {
             slots,
             writable,
@@ -80,7 +91,7 @@ impl State {
         for (slot, spec) in self.slots.into_iter().zip(specs) {
             let changed = moved || each_kind!(&slot, slot => slot.changed);
             match spec.usage {
-                Use::Read => {}
+                Use::Read | Use::Lookup => {}
                 Use::Update if !changed => written.push(Returned::Unchanged),
                 Use::Update => written.push(Returned::Column(slot.finish(self.rows))),
                 Use::Add => added.push(Returned::Column(slot.finish(self.rows))),
@@ -147,6 +158,30 @@ impl State {
     }
 }
 
+/// Makes the lookups of a batch whose columns are as many as were declared: what was found, by slot.
+fn look_up(layout: &Layout, batch: &Batch) -> Result<Vec<Option<Column>>, String> {
+    let mut found = Vec::new();
+    if layout.lookups.is_empty() {
+        return Ok(found);
+    }
+    found.resize_with(layout.specs.len(), || None);
+    for lookup in &layout.lookups {
+        // A key that is itself looked up was declared first, so it is there.
+        let before = || layout.specs[..lookup.key].iter().filter(|spec| spec.is_sent()).count();
+        let keys = found[lookup.key].as_ref().or_else(|| batch.columns.get(before()));
+        let keys = keys.ok_or("a lookup has no key")?;
+        if keys.rows() != batch.rows as usize {
+            return Err(format!("a key column has {} rows, the batch {}", keys.rows(), batch.rows));
+        }
+        let wanted: Vec<&str> = lookup.wanted.iter().map(|(column, _)| column.as_str()).collect();
+        let columns = lookup.table.lookup(keys, &wanted)?;
+        for ((_, slot), column) in lookup.wanted.iter().zip(columns) {
+            found[*slot] = Some(column);
+        }
+    }
+    Ok(found)
+}
+
 /// One event: a row of the batch at hand.
 ///
 /// Values are reached through the handles that [`Schema`](crate::Schema) gave. A value that was set is read back as it
@@ -193,6 +228,22 @@ impl Event<'_> {
         }
     }
 
+    /// Sets a column to the value of another, without a copy in between.
+    pub fn copy<H: Handle>(&mut self, from: H, to: ColMut<H::Kind>) {
+        let (from, row) = (from.slot(), self.row);
+        if from == to.slot {
+            return;
+        }
+        let State { slots, staged, .. } = &mut *self.state;
+        let Ok([from, into]) = slots.get_disjoint_mut([from, to.slot]) else { panic!("{MIXED_UP}") };
+        let value = slot::<H::Kind>(from).current(row).map(|(store, row)| H::Kind::get(store, row));
+        let into = slot_mut::<H::Kind>(into);
+        if into.stage(row) {
+            staged.push(to.slot);
+        }
+        into.put(value.map(|value| |store: &mut _| H::Kind::push(store, value)));
+    }
+
     /// Puts a copy of the event, as it is now, out as a row and goes on with it. Most rows of one event: 100.
     pub fn emit(&mut self) {
         let row = self.row;
@@ -202,6 +253,18 @@ impl Event<'_> {
         for slot in &state.writable {
             each_kind!(&mut state.slots[*slot], slot => slot.emit(row));
         }
+    }
+
+    /// The same event, lent for a while: what `#[transform]` wraps.
+    #[doc(hidden)]
+    #[inline]
+    pub fn reborrow(&mut self) -> Event<'_> {
+        Event { state: self.state, row: self.row }
+    }
+
+    /// Its place in the batch.
+    pub(crate) fn row(&self) -> usize {
+        self.row
     }
 
     fn stage<T: Kind + ?Sized>(&mut self, column: ColMut<T>) -> &mut crate::store::Slot<T::Store> {

@@ -17,21 +17,28 @@
 //!   null. Text (JSON text too, byte for byte) is a string, times are whole microseconds since 1970.
 //! * `expect` has one entry per row in: `keep` with the rows that came out of it, `drop` or `fail` with the code. A row
 //!   out lists the columns that the plugin writes or adds; a column that is left out is null.
+//! * `tables` has the lookup tables that the plugin asks for, by name: see [`CaseTable`].
 //! * A case for a configuration that must be refused has `"config_error"`, a part of the message, and neither rows nor
 //!   expectations.
 //!
 //! Each case is run as one batch, row by row and in two halves, and must give the same rows each time. With
 //! `MILLRACE_BLESS=1` in the environment the expectations are overwritten by what came out.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::columns::{Batch, Column, Manifest, Output, Returned, RowOutcome, Values};
+use crate::columns::{Batch, Column, ColumnType, Manifest, Output, Returned, RowOutcome, Values};
 use crate::{Instance, Transform};
+
+mod tables;
+
+pub use tables::{CaseTable, MemoryTables};
 
 /// Values of a row by the names of their columns.
 pub type Row = Map<String, Value>;
@@ -61,6 +68,9 @@ pub struct Case {
     /// A part of the message by which the configuration is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_error: Option<String>,
+    /// Lookup tables by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<String, CaseTable>,
     /// Rows in.
     #[serde(default)]
     pub rows_in: Vec<Row>,
@@ -75,6 +85,10 @@ fn no_config() -> Value {
 
 /// Anything that does what the boundary says: a native instance, or a component in a host.
 pub trait Plugin {
+    /// Gives it the lookup tables of the case that runs next.
+    fn set_tables(&mut self, tables: &BTreeMap<String, CaseTable>) -> Result<(), String> {
+        if tables.is_empty() { Ok(()) } else { Err("cases with lookup tables can't be run here".to_owned()) }
+    }
     /// Configures it.
     fn describe(&mut self, config: &str) -> Result<Manifest, String>;
     /// Transforms one batch under the last configuration.
@@ -83,24 +97,32 @@ pub trait Plugin {
 
 /// A [`Transform`] run natively.
 #[derive(Debug)]
-pub struct Native<T>(Option<Instance<T>>);
+pub struct Native<T> {
+    instance: Option<Instance<T>>,
+    tables: Arc<MemoryTables>,
+}
 
 impl<T> Default for Native<T> {
     fn default() -> Self {
-        Self(None)
+        Self { instance: None, tables: Arc::default() }
     }
 }
 
 impl<T: Transform> Plugin for Native<T> {
+    fn set_tables(&mut self, tables: &BTreeMap<String, CaseTable>) -> Result<(), String> {
+        self.tables = Arc::new(MemoryTables::new(tables)?);
+        Ok(())
+    }
+
     fn describe(&mut self, config: &str) -> Result<Manifest, String> {
-        let instance = Instance::new(config)?;
+        let instance = Instance::with_tables(config, self.tables.clone())?;
         let manifest = instance.manifest().clone();
-        self.0 = Some(instance);
+        self.instance = Some(instance);
         Ok(manifest)
     }
 
     fn transform(&mut self, batch: Batch) -> Result<Output, String> {
-        self.0.as_ref().ok_or("not configured")?.transform(batch)
+        self.instance.as_ref().ok_or("not configured")?.transform(batch)
     }
 }
 
@@ -165,6 +187,7 @@ impl Case {
     /// Runs the case and compares.
     pub fn check(&self, plugin: &mut dyn Plugin) -> Result<(), String> {
         if let Some(part) = &self.config_error {
+            plugin.set_tables(&self.tables)?;
             return match plugin.describe(&self.config.to_string()) {
                 Ok(_) => Err(format!("the configuration was accepted, expected an error with {part:?}")),
                 Err(message) if message.contains(part) => Ok(()),
@@ -186,6 +209,7 @@ impl Case {
 
     /// Runs the case as one batch, row by row and in halves; the error tells where these differ.
     pub fn run(&self, plugin: &mut dyn Plugin) -> Result<Vec<Expected>, String> {
+        plugin.set_tables(&self.tables)?;
         let manifest = plugin
             .describe(&self.config.to_string())
             .map_err(|message| format!("the configuration was refused: {message}"))?;
@@ -193,7 +217,7 @@ impl Case {
         let mut transform = |ranges: &[Range<usize>]| -> Result<Vec<Expected>, String> {
             let mut outcomes = Vec::new();
             for range in ranges {
-                let batch = batch(&manifest, &self.rows_in[range.clone()])?;
+                let batch = batch_of(&manifest, &self.rows_in, range.clone())?;
                 let output = plugin
                     .transform(batch.clone())
                     .map_err(|message| format!("rows {range:?}: the call failed: {message}"))?;
@@ -239,26 +263,45 @@ impl fmt::Display for Expected {
 
 /// The batch that a host would send for `rows`.
 pub fn batch(manifest: &Manifest, rows: &[Row]) -> Result<Batch, String> {
-    for row in rows {
+    batch_of(manifest, rows, 0..rows.len())
+}
+
+/// The batch of some of the rows: the types of its columns are those of all.
+fn batch_of(manifest: &Manifest, all: &[Row], range: Range<usize>) -> Result<Batch, String> {
+    for row in all {
         if let Some(name) = row.keys().find(|name| !manifest.reads.contains(name)) {
             return Err(format!("rows_in has the column {name:?}, which the plugin does not read"));
         }
     }
-    let columns = manifest
-        .reads
-        .iter()
-        .map(|name| {
-            let values: Vec<Option<&Value>> =
-                rows.iter().map(|row| row.get(name).filter(|value| !value.is_null())).collect();
-            column(name, &values)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Batch { rows: rows.len() as u32, columns })
+    let columns = manifest.reads.iter().map(|name| {
+        let values: Vec<Option<&Value>> =
+            all.iter().map(|row| row.get(name).filter(|value| !value.is_null())).collect();
+        typed_column(name, type_of_column(name, &values), &values[range.clone()])
+    });
+    Ok(Batch { rows: range.len() as u32, columns: columns.collect::<Result<_, _>>()? })
 }
 
-/// A column of the values' type. A base column has its own type even where all values are null; a column that an earlier
-/// step added and that is null throughout passes for text.
-fn column(name: &str, values: &[Option<&Value>]) -> Result<Column, String> {
+/// The type of a column: a base column has its own even where all values are null; a column that an earlier step added and
+/// that is null throughout passes for text.
+fn type_of_column(name: &str, values: &[Option<&Value>]) -> ColumnType {
+    match name {
+        "event_time" | "received_at" => ColumnType::Timestamp,
+        "time_suspect" => ColumnType::Bool,
+        _ => type_of(values),
+    }
+}
+
+/// The type of values: text if there are none, int64 if all are whole numbers.
+fn type_of(values: &[Option<&Value>]) -> ColumnType {
+    match values.iter().flatten().next() {
+        Some(Value::Bool(_)) => ColumnType::Bool,
+        Some(Value::Number(_)) if values.iter().flatten().all(|value| value.is_i64()) => ColumnType::Int64,
+        Some(Value::Number(_)) => ColumnType::Float64,
+        _ => ColumnType::String,
+    }
+}
+
+fn typed_column(name: &str, ty: ColumnType, values: &[Option<&Value>]) -> Result<Column, String> {
     let fault = |value: &Value| format!("column {name:?} can't hold {value}");
     macro_rules! all {
         ($make:path, $as:expr) => {
@@ -270,13 +313,11 @@ fn column(name: &str, values: &[Option<&Value>]) -> Result<Column, String> {
             )
         };
     }
-    let first = values.iter().flatten().next();
-    Ok(match (name, first) {
-        ("event_time" | "received_at", _) => all!(Column::int64, Value::as_i64),
-        ("time_suspect", _) | (_, Some(Value::Bool(_))) => all!(Column::bool, Value::as_bool),
-        (_, Some(Value::Number(number))) if number.is_f64() => all!(Column::float64, Value::as_f64),
-        (_, Some(Value::Number(_))) => all!(Column::int64, Value::as_i64),
-        _ => all!(Column::text, Value::as_str),
+    Ok(match ty {
+        ColumnType::Timestamp | ColumnType::Int64 => all!(Column::int64, Value::as_i64),
+        ColumnType::Bool => all!(Column::bool, Value::as_bool),
+        ColumnType::Float64 => all!(Column::float64, Value::as_f64),
+        ColumnType::String => all!(Column::text, Value::as_str),
     })
 }
 

@@ -1,12 +1,30 @@
 //! Reading single values out of a JSON document without parsing the rest: the columns `properties`, `context` and
 //! `envelope` hold JSON text as it came in, and most plugins want one or two values of it.
 //!
-//! Nothing is allocated for what is passed over. The document is taken to be JSON, as the decoder has checked; of text
-//! that is not, the answer is [`Malformed`] or what looks like values, and never a panic.
+//! ```
+//! use millrace_sdk::json;
+//!
+//! let properties = r#"{"cart": {"total": 42.5, "items": [{"sku": "A-1"}, {"sku": "B-2"}]}, "currency": "EUR"}"#;
+//! assert_eq!(json::get(properties, "cart.total").and_then(|total| total.as_f64()), Some(42.5));
+//! assert_eq!(json::get(properties, "cart.items.1.sku").and_then(|sku| sku.as_str()).as_deref(), Some("B-2"));
+//! let items = json::get(properties, "cart.items").into_iter().flat_map(|items| items.elements());
+//! assert_eq!(items.filter_map(|item| item.get("sku")).count(), 2);
+//! ```
+//!
+//! * [`get`] is for one value. Its path has names with dots between them, and numbers for elements of arrays.
+//! * [`find`] and [`each`] take a [`Path`] that was parsed before, of which arrays are transparent: for plugins whose
+//!   configuration names places, and for what must see every value.
+//!
+//! Nothing is allocated for what is passed over. Where a name stands in an object twice, the last one counts, as most
+//! parsers have it. The document is taken to be JSON, as the decoder has checked; of text that is not, the answer is
+//! [`Malformed`], nothing, or what looks like values, and never a panic.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
+
+mod value;
+
+pub use value::{Elements, Members, Value};
 
 /// Deepest nesting on the way to a value; the decoder lets 64 pass.
 pub const DEPTH_MAX: usize = 128;
@@ -37,42 +55,10 @@ impl Path {
     }
 }
 
-/// A value in a document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Value<'a> {
-    doc: &'a [u8],
-    start: usize,
-    end: usize,
-}
-
-impl<'a> Value<'a> {
-    /// Where it stands in the document.
-    pub fn range(&self) -> Range<usize> {
-        self.start..self.end
-    }
-
-    /// Its text in the document: a string with its quotes and escapes.
-    pub fn raw(&self) -> &'a [u8] {
-        &self.doc[self.range()]
-    }
-
-    /// The content of a string; `None` if it is something else.
-    pub fn as_str(&self) -> Option<Cow<'a, str>> {
-        match self.raw() {
-            [b'"', inner @ .., b'"'] => Some(unescape(inner)),
-            _ => None,
-        }
-    }
-
-    /// Whether it is `null`.
-    pub fn is_null(&self) -> bool {
-        self.raw() == b"null"
-    }
-
-    /// Whether it is an object or an array.
-    pub fn is_nested(&self) -> bool {
-        matches!(self.raw(), [b'{' | b'[', ..])
-    }
+/// The value at `path`, which has names with dots between them and, for elements of arrays, numbers from 0:
+/// `cart.items.0.sku`. A name that has a dot in it is reached with [`Value::member`].
+pub fn get<'a>(doc: &'a (impl AsRef<[u8]> + ?Sized), path: &str) -> Option<Value<'a>> {
+    Value::of(doc.as_ref()).get(path)
 }
 
 /// The value at `path`. Where there are several (a name that stands twice, an array), the last one, as most parsers
@@ -92,6 +78,7 @@ pub fn each<'a>(doc: &'a [u8], path: &Path, mut visit: impl FnMut(Value<'a>)) ->
     if reader.at == doc.len() { Ok(()) } else { Err(Malformed) }
 }
 
+#[derive(Clone, Debug)]
 struct Reader<'a> {
     doc: &'a [u8],
     at: usize,
@@ -146,7 +133,7 @@ impl<'a> Reader<'a> {
         let Some((name, rest)) = path.split_first() else {
             let start = self.at;
             self.skip()?;
-            visit(Value { doc: self.doc, start, end: self.at });
+            visit(Value::within(self.doc, start..self.at));
             return Ok(());
         };
         match self.peek() {
@@ -304,79 +291,4 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn all(doc: &str, path: &str) -> Result<Vec<String>, Malformed> {
-        let mut found = Vec::new();
-        each(doc.as_bytes(), &Path::parse(path).unwrap(), |value| {
-            found.push(String::from_utf8(value.raw().to_vec()).unwrap());
-        })?;
-        Ok(found)
-    }
-
-    #[test]
-    fn every_value_at_a_path_is_found() {
-        let doc = r#" {"a":{"b":1,"c":{"b":2}}, "b":"x", "l":[{"b":3},[{"b":"}\"]"}],5], "a":{"b":[4,{}]}, "e":{}} "#;
-        assert_eq!(all(doc, "a.b").unwrap(), ["1", "[4,{}]"]);
-        assert_eq!(all(doc, "a.c.b").unwrap(), ["2"]);
-        assert_eq!(all(doc, "l.b").unwrap(), ["3", r#""}\"]""#]);
-        assert_eq!(all(doc, "e.b").unwrap(), [""; 0]);
-        assert_eq!(all(doc, "b.b").unwrap(), [""; 0]);
-        let last = find(doc.as_bytes(), &Path::parse("a.b").unwrap()).unwrap().unwrap();
-        assert_eq!(last.raw(), b"[4,{}]");
-        assert_eq!(&doc.as_bytes()[last.range()], last.raw());
-    }
-
-    #[test]
-    fn an_escaped_name_is_the_same_name() {
-        assert_eq!(all(r#"{"\u0065mai\u006c":1,"e\/":2}"#, "email").unwrap(), ["1"]);
-        assert_eq!(all(r#"{"e\/":2}"#, "e/").unwrap(), ["2"]);
-    }
-
-    #[test]
-    fn what_is_no_json_is_refused_or_passed_over_without_a_panic() {
-        let deep = "[".repeat(DEPTH_MAX + 2);
-        let broken =
-            ["", "{", r#"{"a""#, r#"{"a":"#, r#"{"a":1"#, r#"{"a":1}}"#, r#"{"a":"\"#, r#"{a:1}"#, "[1", "}", "nul l"];
-        for doc in broken.iter().copied().chain([deep.as_str()]) {
-            assert_eq!(all(doc, "a"), Err(Malformed), "{doc:?}");
-        }
-        // Depth beside the path costs nothing.
-        let beside = format!(r#"{{"x":{}{},"a":1}}"#, "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(all(&beside, "a").unwrap(), ["1"]);
-    }
-
-    #[test]
-    fn escapes_become_text_and_halves_of_pairs_do_not_pass() {
-        assert_eq!(unescape(br#"a\n\t\"\\\/\u00e9\ud83d\ude00"#), "a\n\t\"\\/é😀");
-        assert_eq!(unescape(br"\ud83d"), "\u{fffd}");
-        assert_eq!(unescape(br"\ud83dx\ude00\ud83d\u0041"), "\u{fffd}x\u{fffd}\u{fffd}A");
-        assert_eq!(unescape(br"\u12"), "\u{fffd}12");
-        assert_eq!(unescape(b"a\\"), "a\u{fffd}");
-    }
-
-    proptest! {
-        #[test]
-        fn text_survives_being_written_and_read(text: String) {
-            let mut doc = b"{\"k\":".to_vec();
-            push_string(&mut doc, &text);
-            doc.push(b'}');
-            let parsed: serde_json::Value = serde_json::from_slice(&doc).unwrap();
-            prop_assert_eq!(parsed["k"].as_str().unwrap(), &text);
-            let value = find(&doc, &Path::parse("k").unwrap()).unwrap().unwrap();
-            prop_assert_eq!(value.as_str().unwrap(), text);
-        }
-
-        #[test]
-        fn any_bytes_are_walked_without_a_panic(doc: Vec<u8>) {
-            let _ = each(&doc, &Path::parse("a.b").unwrap(), |value| { let _ = value.as_str(); });
-        }
-
-        #[test]
-        fn json_like_bytes_are_walked_without_a_panic(doc in "[\\[\\]{}\",:ab\\\\ 0]{0,40}") {
-            let _ = each(doc.as_bytes(), &Path::parse("a.b").unwrap(), |value| { let _ = value.as_str(); });
-        }
-    }
-}
+mod tests;

@@ -123,7 +123,7 @@ impl sealed::TextKind for [u8] {
 }
 
 impl AnySlot {
-    /// The slot of a column that is sent, or of one that is added (`column` is `None`).
+    /// The slot of a column that is sent or was looked up, or of one that is added (`column` is `None`).
     pub(crate) fn new(spec: &Spec, rows: usize, column: Option<Column>) -> Result<Self, String> {
         let Some(column) = column else {
             debug_assert_eq!(spec.usage, Use::Add);

@@ -5,37 +5,24 @@
 //! it. The columnar work (sending back only what changed, copying untouched rows in runs, keeping lineage) is done here.
 //!
 //! ```
-//! use millrace_sdk::{Code, Col, ColMut, Event, NoConfig, Outcome, Schema, Transform};
+//! # mod plugin {
+//! use millrace_sdk::prelude::*;
 //!
-//! struct Checkout { event: Col<str>, url: ColMut<str>, is_checkout: ColMut<bool>, internal: Code }
-//!
-//! impl Transform for Checkout {
-//!     type Config = NoConfig;
-//!     const NAME: &'static str = "checkout";
-//!     const VERSION: &'static str = "1.0.0";
-//!
-//!     fn configure(_: NoConfig, schema: &mut Schema) -> Result<Self, String> {
-//!         Ok(Self {
-//!             event: schema.read("event"),
-//!             url: schema.update("url"),
-//!             is_checkout: schema.add("is_checkout"),
-//!             internal: schema.code("internal"),
-//!         })
+//! #[transform(reads(event), writes(url), adds(is_checkout: bool), codes(internal))]
+//! pub fn checkout(event: &mut Event) -> Result<Outcome> {
+//!     let Some(url) = event.url() else { return Ok(Outcome::Keep) };
+//!     if url.starts_with("https://staging.") {
+//!         return Ok(Outcome::Drop(Code::Internal));
 //!     }
-//!
-//!     fn transform(&self, event: &mut Event<'_>) -> Outcome {
-//!         let Some(url) = event.get(self.url) else { return Outcome::Keep };
-//!         if url.starts_with("https://staging.") {
-//!             return Outcome::Drop(self.internal);
-//!         }
-//!         let path = url.split('?').next().unwrap_or(url).to_owned();
-//!         event.set(self.is_checkout, event.get(self.event) == Some("Checkout Started"));
-//!         event.set(self.url, &path);
-//!         Outcome::Keep
-//!     }
+//!     let path = url.split('?').next().unwrap_or(url).to_owned();
+//!     event.set_is_checkout(event.event() == Some("Checkout Started"));
+//!     event.set_url(path);
+//!     Ok(Outcome::Keep)
 //! }
 //!
-//! millrace_sdk::export!(Checkout);
+//! # pub type Plugin = Checkout;
+//! # }
+//! # use plugin::Plugin as Checkout;
 //!
 //! // The same code runs natively, for tests and benchmarks:
 //! use millrace_sdk::columns::{Batch, Column, Returned};
@@ -51,15 +38,21 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! * [`Transform`] is what an author writes, [`Schema`] what is declared, [`Event`] what the function gets, [`Outcome`]
-//!   what it answers. A row that is multiplied: [`Event::emit`].
-//! * Kinds of columns are `str`, `i64`, [`Timestamp`], `f64` and `bool`, and `[u8]` for text of which a plugin wants the
-//!   bytes: their check as UTF-8 (about a tenth of a nanosecond a byte) is then left to the host, which checks what it
-//!   gets back in any case.
+//! * [`#[transform]`](macro@transform) is all that most plugins need. It writes down what an author can write by hand:
+//!   [`Transform`], with columns and codes declared in a [`Schema`], an [`Event`] that is read and changed by the handles
+//!   that the schema gave, and an [`Outcome`]. By hand is for columns, tables and codes that depend on the configuration.
 //! * [`json`] reads single values out of `properties`, `context` and `envelope`.
-//! * [`Transform::transform_batch`] is for plugins that gain from whole columns.
-//! * `golden` (native builds only) runs a plugin's golden cases; `Instance` runs it over plain columns.
+//! * [`tables`] are lookup tables: a column of answers for a column of keys, in one call for a batch.
+//! * [`Transform::transform_batch`] is for plugins that gain from whole columns: [`Rows`].
+//! * `golden` (native builds only) runs a plugin's golden cases; [`Instance`] runs it over plain [`columns`].
 //! * [`export!`] makes the component. The crate must be a `cdylib` (for the component) and a `rlib` (for tests).
+//!
+//! `docs/plugin-tutorial.md` leads from nothing to a plugin in force.
+//!
+//! # Kinds of columns
+//!
+//! `str`, `i64`, [`Timestamp`], `f64` and `bool`, and `[u8]` for text of which a plugin wants the bytes: their check as
+//! UTF-8 (about a tenth of a nanosecond a byte) is then left to the host, which checks what it gets back in any case.
 //!
 //! # What a plugin can't do
 //!
@@ -67,16 +60,18 @@
 //! whatever stands beside it: the host checks that by splitting batches at random. `std::collections::HashMap` compiles
 //! and has the same order in every instance here, but not natively: don't let its order reach a row.
 
-// The bindings name the crate from within themselves and from within plugins alike.
-#[cfg(target_arch = "wasm32")]
+// The bindings and the attribute name the crate from within itself and from within plugins alike.
 extern crate self as millrace_sdk;
 
 pub mod columns;
 pub mod json;
+pub mod tables;
 
 mod bits;
+mod error;
 mod event;
 mod instance;
+mod into_value;
 mod kind;
 mod schema;
 mod store;
@@ -88,10 +83,142 @@ pub mod golden;
 #[doc(hidden)]
 pub mod guest;
 
+#[doc(hidden)]
+pub use error::Codes;
+pub use error::{Error, Result};
 pub use event::{Event, Outcome, Rows, View};
 pub use instance::{Instance, NoConfig, Transform};
+pub use into_value::IntoValue;
 pub use kind::{Kind, TextKind, Timestamp};
+/// Makes a plugin of a function over one event: `fn name(event: &mut Event) -> Result<Outcome>`, or, with options,
+/// `fn name(event: &mut Event, config: &Config) -> Result<Outcome>`.
+///
+/// ```
+/// # mod plugin {
+/// use millrace_sdk::prelude::*;
+///
+/// #[derive(serde::Deserialize)]
+/// #[serde(deny_unknown_fields)]
+/// struct Config {
+///     currency: String,
+/// }
+///
+/// #[transform(
+///     reads(ip, properties, ua_browser: str),
+///     writes(url),
+///     adds(total: f64, country: str),
+///     codes(foreign, no_total),
+///     lookups(found: str = countries[ip].country),
+///     error = unreadable,
+/// )]
+/// fn checkout(event: &mut Event, config: &Config) -> Result<Outcome> {
+///     let currency = event.property("cart.currency").and_then(|currency| currency.as_str());
+///     if currency.is_some_and(|currency| currency != config.currency) {
+///         return Ok(Outcome::Drop(Code::Foreign));
+///     }
+///     let total: f64 = event.property("cart.total").ok_or(Code::NoTotal)?.parse()?;
+///     event.set_total(total);
+///     event.set_country(event.found().map(str::to_lowercase));
+///     event.clear_url();
+///     Ok(Outcome::Keep)
+/// }
+/// # }
+/// ```
+///
+/// # Arguments
+///
+/// | argument | |
+/// |---|---|
+/// | `reads(…)` | columns to read. Those that every event has are known; another step's column needs its kind: `name: kind` |
+/// | `writes(…)` | columns to read and change |
+/// | `adds(name: kind, …)` | new columns, null until they are set |
+/// | `codes(name, …)` | codes of drops and failures |
+/// | `lookups(name: kind = table[key].column, …)` | columns of what a lookup table has for a key, which is a column that is read, or another lookup. A table or column whose name is no identifier stands in quotes |
+/// | `error = name` | the code of what fails by `?`; `error` if it is left out |
+///
+/// Kinds are `str`, `i64`, `f64`, `bool`, `Timestamp`, `json` (text that is a JSON document, as `properties`, `context` and
+/// `envelope` are) and `[u8]`. `name as other` gives a column's methods another name. The host sends what is read and takes
+/// back what is written or added, so name no column for its own sake.
+///
+/// # What there is in the module then
+///
+/// * `Event`, with methods for each column: `url()` gives `Option<&str>` (or the column's kind; of JSON columns
+///   `Option<`[`json::Value`]`>`), `set_url(value)` and `clear_url()` change it, and `set_url_with(|now, out| …)` writes
+///   text in place. Setters take whatever becomes the kind without a loss, and `Option`s of it ([`IntoValue`]).
+///   `property("cart.total")` is short for a value in `properties`, `emit()` puts out a row and goes on. The column `type`
+///   is `r#type()`, as it is a word of Rust's.
+/// * `Code`, with a variant for each code, and `Outcome` ([`Outcome`] of these codes).
+/// * The plugin, a type named after the function (`drop_bots` makes `DropBots`), for tests. Its name and version are those
+///   of the package.
+///
+/// # Failing
+///
+/// An event fails by `Ok(Outcome::Fail(Code::NoTotal))`, or by `?` on any error: see [`Error`]. The code stands in the dead
+/// letter; the message goes to the plugin's author only, since it may quote the event.
+///
+/// # What the compiler refuses
+///
+/// A code that was not declared:
+///
+/// ```compile_fail,E0599
+/// # mod plugin {
+/// use millrace_sdk::prelude::*;
+///
+/// #[transform(codes(internal))]
+/// fn plugin(_: &mut Event) -> Result<Outcome> {
+///     Ok(Outcome::Drop(Code::Intrenal))
+/// }
+/// # }
+/// ```
+///
+/// a change of a column that is only read:
+///
+/// ```compile_fail,E0599
+/// # mod plugin {
+/// use millrace_sdk::prelude::*;
+///
+/// #[transform(reads(url))]
+/// fn plugin(event: &mut Event) -> Result<Outcome> {
+///     event.set_url("https://shop.example/");
+///     Ok(Outcome::Keep)
+/// }
+/// # }
+/// ```
+///
+/// a value of another kind:
+///
+/// ```compile_fail,E0277
+/// # mod plugin {
+/// use millrace_sdk::prelude::*;
+///
+/// #[transform(adds(items: i64))]
+/// fn plugin(event: &mut Event) -> Result<Outcome> {
+///     event.set_items("two");
+///     Ok(Outcome::Keep)
+/// }
+/// # }
+/// ```
+///
+/// and an attribute that says what can't be, at the word that is wrong: ``not every event has `usr_agent`, did you mean
+/// `user_agent`?``
+///
+/// ```compile_fail
+/// # mod plugin {
+/// use millrace_sdk::prelude::*;
+///
+/// #[transform(reads(usr_agent))]
+/// fn plugin(_: &mut Event) -> Result<Outcome> {
+///     Ok(Outcome::Keep)
+/// }
+/// # }
+/// ```
+pub use millrace_sdk_macros::transform;
 pub use schema::{Code, Col, ColMut, Handle, Schema};
+
+/// What a plugin made with [`#[transform]`](macro@transform) needs.
+pub mod prelude {
+    pub use crate::{Error, Result, Timestamp, json, log, transform};
+}
 
 /// Sends a line to the plugin's author: see [`log!`].
 pub fn log(message: &str) {

@@ -68,6 +68,7 @@ impl Transform for Scripted {
                     event.set(self.label, &label);
                     event.set(self.count, event.get(self.count).unwrap_or(0) + 1);
                 }
+                'c' => event.copy(self.text, self.label),
                 'e' => event.emit(),
                 'D' => return Outcome::Drop(self.dropped),
                 'F' => return Outcome::Fail(self.failed),
@@ -116,6 +117,7 @@ fn model(script: &str, mut row: Row) -> Fate {
                 row.label = Some(row.label.unwrap_or_default() + "l");
                 row.count = Some(row.count.unwrap_or(0) + 1);
             }
+            'c' => row.label = row.text.clone(),
             'e' => rows.push(row.clone()),
             'D' => return Fate::Dropped,
             'F' => return Fate::Failed,
@@ -198,10 +200,10 @@ fn fates(sent: &Batch, output: &Output) -> Vec<Fate> {
 fn row() -> impl Strategy<Value = (String, Row)> {
     let script = prop_oneof![
         3 => Just(String::new()),
-        3 => "[tTbnrfl]{1,5}",
-        2 => "[tTbnrfle]{1,6}",
-        1 => "[tTbnrfle]{0,4}[DF]",
-        1 => "[tTbnrfl]{0,3}e[tTbnrfle]{0,4}E",
+        3 => "[tTbnrflc]{1,5}",
+        2 => "[tTbnrflce]{1,6}",
+        1 => "[tTbnrflce]{0,4}[DF]",
+        1 => "[tTbnrflc]{0,3}e[tTbnrflce]{0,4}E",
     ];
     let value = (
         proptest::option::of("[a-zé]{0,5}"),

@@ -1,4 +1,6 @@
-//! The rules: one pass over the words of a user agent, then a decision by rank.
+//! What a user agent tells: a library that plugins share, and no plugin by itself.
+//!
+//! The rules are one pass over the words of a user agent, then a decision by rank.
 //!
 //! Browsers claim to be each other (`Edg` also says `Chrome` and `Safari`, `Android` also says `Linux`), so a word never
 //! decides by itself: each has a rank, and the highest wins.

@@ -1,0 +1,259 @@
+//! Between the rows of a case and the columns of the host.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array as _, ArrayRef, AsArray as _, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Field, Float64Type, Int64Type, Schema, TimestampMicrosecondType};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use millrace_plugin_host::{ChainOutput, Manifest};
+use millrace_rows::ColumnType;
+use millrace_rows::schema::{AddedColumn, OFFSET, decoded_schema, find};
+use millrace_sdk::golden::{Expected, Row};
+use serde_json::{Value, json};
+
+/// Lineage columns of a decoded batch.
+const LINEAGE_COLUMNS: usize = 3;
+
+/// Why rows are none that a plugin could get.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowsError {
+    /// A column that the host would not send.
+    #[error("row {row} has the column {column:?}, which the plugin does not read; it reads {}", reads.join(", "))]
+    NotRead {
+        /// The row.
+        row: usize,
+        /// The column.
+        column: String,
+        /// What the plugin reads.
+        reads: Vec<String>,
+    },
+    /// A value of another type than its column's.
+    #[error("row {row}: column {column:?} is {ty} and can't hold {value}")]
+    Type {
+        /// The row.
+        row: usize,
+        /// The column.
+        column: String,
+        /// The column's type.
+        ty: ColumnType,
+        /// The value.
+        value: Value,
+    },
+    /// The columns make no batch.
+    #[error("putting rows together: {0}")]
+    Arrow(#[from] ArrowError),
+}
+
+/// Rows as the decoder, and the steps before the plugin, would give them.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub(crate) batch: RecordBatch,
+    /// Columns of the batch that steps before the plugin add.
+    pub(crate) added: Vec<AddedColumn>,
+}
+
+impl Input {
+    /// The rows of a case. Columns that the plugin reads and no event has are taken for those of steps before it; their
+    /// types are those of their values, text where there is none.
+    ///
+    /// # Errors
+    /// [`RowsError`] names row and column.
+    pub fn of_rows(rows: &[Row], reads: &[String]) -> Result<Self, RowsError> {
+        for (row, values) in rows.iter().enumerate() {
+            if let Some(column) = values.keys().find(|name| !reads.contains(name)) {
+                return Err(RowsError::NotRead { row, column: column.clone(), reads: reads.to_vec() });
+            }
+        }
+        let added: Vec<AddedColumn> = reads
+            .iter()
+            .filter(|name| find(name).is_none())
+            .map(|name| AddedColumn { name: name.clone(), ty: type_of(name, rows) })
+            .collect();
+        let mut fields = decoded_schema().fields().to_vec();
+        let at = fields.len() - LINEAGE_COLUMNS;
+        let new = added.iter().map(|column| Arc::new(Field::new(&column.name, column.ty.data_type(), true)));
+        fields.splice(at..at, new);
+        let columns = fields.iter().map(|field| column(field, rows)).collect::<Result<Vec<ArrayRef>, RowsError>>()?;
+        Ok(Self { batch: RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?, added })
+    }
+
+    /// Rows of which the plugin may read a part only: what it does not read is left out.
+    ///
+    /// # Errors
+    /// [`RowsError`] names row and column.
+    pub fn projected(rows: &[Row], reads: &[String]) -> Result<Self, RowsError> {
+        Self::of_rows(&project(rows, reads), reads)
+    }
+
+    /// A batch of the decoder.
+    pub fn decoded(batch: RecordBatch) -> Self {
+        Self { batch, added: Vec::new() }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.batch.num_rows()
+    }
+}
+
+/// The columns that are read, of those that are not null.
+pub(crate) fn project(rows: &[Row], reads: &[String]) -> Vec<Row> {
+    let projected = |row: &Row| -> Row {
+        let read = reads.iter().filter_map(|name| Some((name.clone(), row.get(name)?.clone())));
+        read.filter(|(_, value)| !value.is_null()).collect()
+    };
+    rows.iter().map(projected).collect()
+}
+
+/// What the host asks of every row, given to rows of a case that do not speak of it.
+fn default_of(column: &str, offset: usize) -> Value {
+    match column {
+        "event_id" => json!(format!("event-{offset}")),
+        "device_id" => json!("a-device"),
+        "event_time" | "received_at" => json!(1_700_000_000_000_000i64),
+        "_offset" => json!(offset),
+        "_partition" | "_sub" => json!(0),
+        _ => Value::Null,
+    }
+}
+
+/// As the cases that run natively have it: whole numbers are int64 unless another of the column is not whole.
+fn type_of(column: &str, rows: &[Row]) -> ColumnType {
+    let mut values = rows.iter().filter_map(|row| row.get(column)).filter(|value| !value.is_null());
+    match values.next() {
+        Some(Value::Bool(_)) => ColumnType::Bool,
+        Some(Value::Number(first)) if first.is_i64() && values.all(Value::is_i64) => ColumnType::Int64,
+        Some(Value::Number(_)) => ColumnType::Float64,
+        _ => ColumnType::String,
+    }
+}
+
+fn column(field: &Field, rows: &[Row]) -> Result<ArrayRef, RowsError> {
+    let name = field.name();
+    let ty = ColumnType::of(field.data_type()).unwrap_or(ColumnType::String);
+    let values: Vec<Value> = rows
+        .iter()
+        .enumerate()
+        .map(|(offset, row)| match row.get(name) {
+            Some(value) if !value.is_null() => value.clone(),
+            _ => default_of(name, offset),
+        })
+        .collect();
+    let fits = |value: &Value| match ty {
+        ColumnType::String => value.is_string(),
+        ColumnType::Timestamp | ColumnType::Int64 => value.is_i64(),
+        ColumnType::Float64 => value.is_number(),
+        ColumnType::Bool => value.is_boolean(),
+    };
+    if let Some(row) = values.iter().position(|value| !value.is_null() && !fits(value)) {
+        return Err(RowsError::Type { row, column: name.clone(), ty, value: values[row].clone() });
+    }
+    Ok(match ty {
+        ColumnType::String => Arc::new(StringArray::from_iter(values.iter().map(Value::as_str))),
+        ColumnType::Timestamp => {
+            let times: TimestampMicrosecondArray = values.iter().map(Value::as_i64).collect();
+            Arc::new(times.with_timezone("UTC"))
+        }
+        ColumnType::Bool => Arc::new(BooleanArray::from_iter(values.iter().map(Value::as_bool))),
+        ColumnType::Int64 => Arc::new(Int64Array::from_iter(values.iter().map(Value::as_i64))),
+        ColumnType::Float64 => Arc::new(Float64Array::from_iter(values.iter().map(Value::as_f64))),
+    })
+}
+
+/// One value, as a case writes it; null where there is no such column.
+fn value(batch: &RecordBatch, column: &str, row: usize) -> Value {
+    let Some(array) = batch.column_by_name(column).filter(|array| array.is_valid(row)) else { return Value::Null };
+    match ColumnType::of(array.data_type()) {
+        Some(ColumnType::String) => json!(array.as_string::<i32>().value(row)),
+        Some(ColumnType::Timestamp) => json!(array.as_primitive::<TimestampMicrosecondType>().value(row)),
+        Some(ColumnType::Int64) => json!(array.as_primitive::<Int64Type>().value(row)),
+        Some(ColumnType::Float64) => json!(array.as_primitive::<Float64Type>().value(row)),
+        Some(ColumnType::Bool) => json!(array.as_boolean().value(row)),
+        None => Value::Null,
+    }
+}
+
+/// What became of each of `rows_in`, in the words of a case; `None` for those that are not in `output` or are gone
+/// without a name: the host counts drops and does not name the rows.
+pub(crate) fn outcomes(manifest: &Manifest, rows_in: &[Row], output: &ChainOutput) -> Vec<Option<Expected>> {
+    let added = manifest.adds.iter().map(|column| &column.name);
+    let columns: Vec<&String> = manifest.writes.iter().chain(added).collect();
+    let mut outcomes: Vec<Option<Expected>> = vec![None; rows_in.len()];
+    for row in 0..output.rows.num_rows() {
+        // Offsets are places in `rows_in`.
+        let offset = value(&output.rows, OFFSET, row).as_u64().unwrap_or(0) as usize;
+        let Some(outcome) = outcomes.get_mut(offset) else { continue };
+        let given = |column: &str| rows_in[offset].get(column).is_some_and(|value| !value.is_null());
+        let kept: Row = columns
+            .iter()
+            .map(|column| ((*column).clone(), value(&output.rows, column, row)))
+            .filter(|(column, value)| !value.is_null() && (given(column) || *value != default_of(column, offset)))
+            .collect();
+        if let Expected::Keep(rows) = outcome.get_or_insert_with(|| Expected::Keep(Vec::new())) {
+            rows.push(kept);
+        }
+    }
+    for dead in &output.dead {
+        if let Some(outcome) = outcomes.get_mut(dead.offset as usize) {
+            *outcome = Some(Expected::Fail(dead.code.to_string()));
+        }
+    }
+    outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rows: Value) -> Vec<Row> {
+        serde_json::from_value(rows).unwrap()
+    }
+
+    fn input(given: Value, reads: &[&str]) -> Result<Input, RowsError> {
+        Input::of_rows(&rows(given), &reads.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_row_has_what_the_host_asks_for() {
+        let input =
+            input(json!([{"ip": "::1"}, {"device_id": "d", "event_time": 5}]), &["ip", "device_id", "event_time"])
+                .unwrap();
+        assert_eq!(input.batch.schema(), decoded_schema());
+        assert_eq!(millrace_rows::check::failures(&input.batch), []);
+        let cell = |column, row| value(&input.batch, column, row);
+        assert_eq!((cell("ip", 0), cell("ip", 1)), (json!("::1"), Value::Null));
+        assert_eq!((cell("device_id", 0), cell("device_id", 1)), (json!("a-device"), json!("d")));
+        assert_eq!((cell("event_time", 1), cell("_offset", 1)), (json!(5), json!(1)));
+    }
+
+    #[test]
+    fn columns_of_earlier_steps_have_the_types_of_their_values() {
+        let reads = ["flag", "count", "share", "text", "none", "ip"];
+        let given = json!([{"count": 1, "share": 1}, {"flag": true, "share": 0.5, "text": "x", "none": null}]);
+        let input = input(given, &reads).unwrap();
+        let types: Vec<_> = input.added.iter().map(|column| (column.name.as_str(), column.ty.name())).collect();
+        let expected =
+            [("flag", "bool"), ("count", "int64"), ("share", "float64"), ("text", "string"), ("none", "string")];
+        assert_eq!(types, expected);
+        assert_eq!(value(&input.batch, "share", 0), json!(1.0));
+        assert_eq!(value(&input.batch, "_offset", 1), json!(1));
+    }
+
+    #[test]
+    fn rows_that_no_plugin_gets_are_refused_by_row_and_column() {
+        let error = |given, reads: &[&str]| input(given, reads).unwrap_err().to_string();
+        let message = error(json!([{}, {"ip": "::1"}]), &["url", "event"]);
+        assert_eq!(message, "row 1 has the column \"ip\", which the plugin does not read; it reads url, event");
+        let message = error(json!([{"ip": 7}]), &["ip"]);
+        assert_eq!(message, "row 0: column \"ip\" is string and can't hold 7");
+        assert!(error(json!([{"event_time": "now"}]), &["event_time"]).contains("is timestamp"));
+        assert!(error(json!([{"event_time": 0.5}]), &["event_time"]).contains("can't hold 0.5"));
+        assert!(
+            error(json!([{"score": 1}, {"score": "x"}]), &["score"]).contains("row 1: column \"score\" is float64")
+        );
+    }
+}
