@@ -39,7 +39,7 @@ export function transformBatch(batch, layout, transform, config) {
   const readers = new Map([...sent].map(([name, column]) => [name, column.reader()]));
   const view = { row: 0, event: null };
   for (const [name, reader] of lookupReaders(layout.lookups, rows, sent, view)) readers.set(name, reader);
-  view.event = eventOf([...readers].map(([name, read]) => ({ name, get: () => read(view.row), set: undefined })));
+  view.event = eventOf([...readers].map(([name, read]) => ({ name, get: () => read(view.row) })));
 
   let out = 0;
   // Rows out are rows in until one is left out or multiplied.
@@ -164,9 +164,10 @@ function readOnly(name) {
 /** An object with a property for each slot, and nothing that can be added to it: a mistyped column must not pass. */
 function eventOf(slots) {
   const properties = {};
-  for (const { name, get, set } of slots) {
+  for (const { name, use, get, set } of slots) {
     properties[name] = {
-      enumerable: true,
+      // A copy of an event is a row out, of which a lookup is no part: nothing is looked up for a copy.
+      enumerable: use !== "lookup",
       get,
       set:
         set ??

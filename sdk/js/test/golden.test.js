@@ -5,10 +5,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
 
 import { drop, plugin } from "millrace-sdk";
 import { checkCases, run } from "millrace-sdk/testing";
 
+import { loadNative } from "../src/native/build.js";
 import { outcomesOf } from "../src/native/testing.js";
 import * as campaign from "../examples/campaign/src/index.js";
 
@@ -16,6 +18,11 @@ const base = { name: "tested", version: "1.0.0" };
 
 test("the example does what its cases say", () => {
   assert.equal(checkCases(campaign, new URL("../examples/campaign/cases", import.meta.url)), 4);
+});
+
+test("Python's SDK and this one do what the shared cases say", async () => {
+  const everything = await loadNative(fileURLToPath(new URL("everything/everything.ts", import.meta.url)));
+  assert.equal(checkCases(everything, new URL("everything/cases", import.meta.url)), 6);
 });
 
 const upper = plugin({

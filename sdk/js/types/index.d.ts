@@ -129,7 +129,7 @@ export interface Spec<
   /** New columns and their types. An event that sets none has null there. */
   adds?: Given<A, C>;
   /** Columns that are looked up in tables. */
-  lookups?: Given<L, C>;
+  lookups?: Given<L & Readonly<Record<string, Lookup>>, C>;
   /** Codes of drops and failures: 1 to 64 characters of `a-z 0-9 _`, which must say nothing of the event. */
   codes?: Given<readonly K[], C>;
   /** The options with their defaults. An unknown option and one of another type are refused. */

@@ -1,5 +1,6 @@
 """From a module to a component."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ class Build(unittest.TestCase):
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "millrace_sdk", *arguments]
-        environment = {"PYTHONPATH": str(SDK), "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
+        # The SDK that this process has, installed or not.
+        environment = {**os.environ, "PYTHONPATH": str(WIT.parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(command, cwd=self.work, env=environment, capture_output=True, text=True)
 
     def module(self, name: str, text: str) -> str:

@@ -18,6 +18,10 @@ from millrace_sdk.testing import CasesError, check_cases, outcomes_of, run
 EXAMPLE = Path(__file__).parent.parent / "examples" / "order_total"
 
 
+# The cases that both SDKs are held to.
+SHARED = Path(__file__).parent.parent.parent / "js" / "test" / "everything" / "cases"
+
+
 class Visit(Event):
     event: Reads[str]
     url: Writes[str]
@@ -43,6 +47,11 @@ class Golden(unittest.TestCase):
     def test_the_example_does_what_its_cases_say(self) -> None:
         path = EXAMPLE / "order_total.py"
         self.assertEqual(check_cases(plugin_of(path, load(path))[1], EXAMPLE / "cases"), 4)
+
+    @unittest.skipUnless(SHARED.is_dir(), "not within the repository")
+    def test_both_sdks_do_what_the_shared_cases_say(self) -> None:
+        path = Path(__file__).parent / "everything" / "everything.py"
+        self.assertEqual(check_cases(plugin_of(path, load(path))[1], SHARED), 6)
 
     def test_what_differs_is_told_of_all_cases_and_rows(self) -> None:
         cases: dict[str, Any] = {
