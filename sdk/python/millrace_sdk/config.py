@@ -18,36 +18,43 @@ _NAMES = {
 }
 
 
-def config_of(config: type[Any] | None, text: str) -> Any:
-    """The configuration as an instance of the dataclass; None for a plugin without options. Unknown options and options
-    of another type are refused; what the dataclass's `__post_init__` raises refuses it too."""
-    try:
-        given = json.loads(text) if text.strip() else {}
-    except ValueError as error:
-        raise ValueError(f"the configuration is no JSON: {error}") from None
-    if type(given) is not dict:
-        raise ValueError(f"the configuration must be an object, not {_kind(given)}")
-    if config is None:
-        for name in given:
-            raise ValueError(f"the configuration has an unknown option {name!r}: there are none")
-        return None
-    options = {field.name: field for field in fields(config) if field.init}
-    hints = get_type_hints(config)
-    for name, value in given.items():
-        if name not in options:
-            known = ", ".join(options)
-            raise ValueError(f"the configuration has an unknown option {name!r}: there are {known}")
-        if not _fits(hints[name], value):
-            raise ValueError(f"option {name!r} must be {_wanted(hints[name])}, not {_kind(value)}")
-    for name, option in options.items():
-        if name not in given and option.default is MISSING and option.default_factory is MISSING:
-            raise ValueError(f"the configuration lacks the option {name!r}")
-    return config(**given)
+class Options:
+    """The options of a plugin: the fields of a dataclass, looked at once."""
 
+    def __init__(self, config: type[Any] | None) -> None:
+        if config is not None and not (isinstance(config, type) and is_dataclass(config)):
+            raise TypeError("config must be a dataclass: its fields are the options")
+        self._config = config
+        self._hints: dict[str, Any] = {}
+        self._needed: list[str] = []
+        if config is not None:
+            hints = get_type_hints(config)
+            options = [field for field in fields(config) if field.init]
+            self._hints = {option.name: hints[option.name] for option in options}
+            self._needed = [
+                option.name for option in options if option.default is MISSING and option.default_factory is MISSING
+            ]
 
-def check_config(config: Any) -> None:
-    if config is not None and not (isinstance(config, type) and is_dataclass(config)):
-        raise TypeError("config must be a dataclass: its fields are the options")
+    def read(self, text: str) -> Any:
+        """The configuration as an instance of the dataclass; None for a plugin without options. Unknown options and
+        options of another type are refused; what the dataclass's `__post_init__` raises refuses it too."""
+        try:
+            given = json.loads(text) if text.strip() else {}
+        except ValueError as error:
+            raise ValueError(f"the configuration is no JSON: {error}") from None
+        if type(given) is not dict:
+            raise ValueError(f"the configuration must be an object, not {_kind(given)}")
+        for name, value in given.items():
+            if name not in self._hints:
+                known = f"there are {', '.join(self._hints)}" if self._hints else "there are none"
+                raise ValueError(f"the configuration has an unknown option {name!r}: {known}")
+            hint = self._hints[name]
+            if not _fits(hint, value):
+                raise ValueError(f"option {name!r} must be {_wanted(hint)}, not {_kind(value)}")
+        for name in self._needed:
+            if name not in given:
+                raise ValueError(f"the configuration lacks the option {name!r}")
+        return None if self._config is None else self._config(**given)
 
 
 def _fits(hint: Any, value: Any) -> bool:

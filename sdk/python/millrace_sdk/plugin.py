@@ -8,7 +8,7 @@ from traceback import walk_tb
 from typing import Any, get_type_hints
 
 from .columns import Manifest, Output, Plain
-from .config import check_config, config_of
+from .config import Options
 from .event import Column, Event, declared
 from .layout import check_lookups, layout_of
 from .lines import log
@@ -34,12 +34,11 @@ class Plugin:
         config: type[Any] | None,
         columns: Callable[[Any, Tables], Columns] | None,
     ) -> None:
-        check_config(config)
         self.name = name
         self.version = version
         self._transform = transform
         self._codes = list(codes)
-        self._config_type = config
+        self._options = Options(config)
         self._columns = columns
         parameters = list(inspect.signature(transform).parameters)
         if len(parameters) not in (1, 2):
@@ -62,7 +61,7 @@ class Plugin:
     def describe(self, config: str) -> Manifest:
         """Takes the configuration and tells what the plugin does with it."""
         try:
-            options = config_of(self._config_type, config)
+            options = self._options.read(config)
             shape = self._shape or self._shape_for(options)
             check_lookups(shape.layout, tables())
         except Exception as error:
