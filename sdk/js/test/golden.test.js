@@ -25,6 +25,21 @@ test("Python's SDK and this one do what the shared cases say", async () => {
   assert.equal(checkCases(everything, new URL("everything/cases", import.meta.url)), 6);
 });
 
+test("the example of the README does what it says", async () => {
+  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+  const [source, use] = readme.split("```js\n").slice(1).map((block) => block.split("```")[0]);
+  const dir = mkdtempSync(join(tmpdir(), "readme-"));
+  try {
+    writeFileSync(join(dir, "shout.js"), source);
+    const shout = await loadNative(join(dir, "shout.js"));
+    assert.deepEqual(run(shout, [{ event: "internal: x" }, {}]), [{ drop: "internal" }, { keep: [{}] }]);
+    const [, rows, expected] = use.match(/run\(shout, (\[.*?\])\), (\[.*\])\)/);
+    assert.deepEqual(run(shout, Function(`return ${rows}`)()), Function(`return ${expected}`)());
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
 const upper = plugin({
   ...base,
   reads: ["event"],

@@ -2,6 +2,9 @@
 
 # mypy: ignore-errors
 
+import io
+import sys
+
 # What Python loads only when it is needed can't be loaded in a component, which has no files.
 import _strptime  # noqa: F401
 import decimal  # noqa: F401
@@ -63,6 +66,22 @@ def _column(plain):
     return wit.Column(values, plain.validity)
 
 
+class _AuthorsLines(io.TextIOBase):
+    """Where `print` writes to: whole lines for the plugin's author."""
+
+    def __init__(self):
+        self._rest = ""
+
+    def writable(self):
+        return True
+
+    def write(self, text):
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            host.log(line)
+        return len(text)
+
+
 class _HostTables:
     def columns(self, name):
         columns = host_tables.columns(name)
@@ -80,6 +99,7 @@ def world_of(plugin: Plugin) -> type:
     """The class that componentize-py looks for. The host makes a new instance of the component for every call of
     `transform`, and configures it first; componentize-py makes a new object for every call of a function."""
     lines.send_to(host.log)
+    sys.stdout = sys.stderr = _AuthorsLines()
     tables.take_from(_HostTables())
 
     class WitWorld(World):

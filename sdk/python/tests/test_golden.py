@@ -53,6 +53,18 @@ class Golden(unittest.TestCase):
         path = Path(__file__).parent / "everything" / "everything.py"
         self.assertEqual(check_cases(plugin_of(path, load(path))[1], SHARED), 6)
 
+    def test_the_example_of_the_readme_does_what_it_says(self) -> None:
+        readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+        source, use = (block.partition("```")[0] for block in readme.split("```python\n")[1:])
+        with tempfile.TemporaryDirectory() as directory:
+            (Path(directory) / "shout.py").write_text(source, encoding="utf-8")
+            (Path(directory) / "cases").mkdir()
+            (Path(directory) / "cases" / "a.json").write_text(
+                '{"rows_in": [{"event": "internal: x"}, {}], "expect": [{"drop": "internal"}, {"keep": [{}]}]}'
+            )
+            module = load(Path(directory) / "shout.py")
+            exec(use.replace('"cases"', repr(f"{directory}/cases")), vars(module))
+
     def test_what_differs_is_told_of_all_cases_and_rows(self) -> None:
         cases: dict[str, Any] = {
             "a.json": {

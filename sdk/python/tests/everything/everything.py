@@ -62,6 +62,7 @@ def everything(event: Everything, config: Config) -> Result:
             event.note = "refused" if refused(lambda: random.random()) else "drawn"
         case "log":
             log("a line", {"of": "log"})
+            print("a line that is", "printed")
             return event
         case "drop":
             event.url = "not to be seen"
