@@ -138,6 +138,16 @@ fn a_plugin_comes_in_goes_into_force_and_back_again() {
     assert!(server.stop().success());
 }
 
+/// A guest that counts rows like [`counts_rows`], but only in a batch whose first event begins with z: no trial has one.
+fn counts_some_rows() -> Guest {
+    let counts = counts_rows();
+    let store = "(i64.extend_i32_u (local.get $i))";
+    assert!(counts.transform.contains(store));
+    let only_z = "(i64.extend_i32_u (i32.mul (local.get $i)
+        (i32.eq (i32.load8_u (i32.load offset=12 (local.get $cols))) (i32.const 122))))";
+    Guest { name: "sleeper", reads: vec!["event"], transform: counts.transform.replace(store, only_z), ..counts }
+}
+
 /// A guest that adds to each row where it stands in the batch.
 fn counts_rows() -> Guest {
     Guest {
@@ -347,6 +357,22 @@ fn a_pause_outlasts_a_restart_and_a_halted_chain_is_passed_by_another() {
 }
 
 #[test]
+fn rows_that_depend_on_each_other_pause_the_chain_before_they_are_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path(), &[("MILLRACE_PIPELINE__SPLIT_CHECK_EVERY", "1")]);
+    let (status, answer) = upload(&server, &counts_some_rows().wasm());
+    assert_eq!(status, 201, "the trial's events do not wake it: {answer}");
+    assert_eq!(set(&server, json!([scrub(), {"plugin": "sleeper@1.0.0"}])).0, 200);
+    send(&server, "calm", &["a", "b", "c"]);
+    server.wait_caught_up();
+    send(&server, "woken", &["z", "z", "z"]);
+    let reason = wait_paused(&server);
+    assert!(reason.contains("rows depend on the rows beside them"), "{reason}");
+    assert_eq!(events_of(&server, None).len(), 3, "nothing of the second batch is stored");
+    assert!(server.stop().success());
+}
+
+#[test]
 fn tokens_open_what_they_are_for() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(dir.path(), &[]);
@@ -426,7 +452,7 @@ fn base64(text: &str) -> String {
 }
 
 #[test]
-fn samples_are_masked_and_tables_are_versioned() {
+fn samples_are_masked_and_tables_are_versioned_and_pinned() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(dir.path(), &[]);
     send(&server, "sample", &["x", "y"]);
@@ -460,7 +486,31 @@ fn samples_are_masked_and_tables_are_versioned() {
         let (_, answer) = table(name, query, text);
         assert_eq!(answer["error"]["code"], json!(code), "{query}: {answer}");
     }
-    assert_eq!(server.ask("DELETE", "/v1/tables/countries/1", Value::Null).0, 200);
-    assert_eq!(server.get("/v1/tables/countries").1["tables"].as_array().unwrap().len(), 1);
+
+    // In a chain: each activation pins the newest version, or the one that it names.
+    let enrich = |tables: Value| {
+        let config = json!({"table": "countries", "key": "ip", "columns": {"country": "ip_country"}});
+        json!([scrub(), {"plugin": "enrich-table@0.1.0", "config": config, "tables": tables}])
+    };
+    let (status, answer) = set(&server, enrich(json!({"countries": 1})));
+    assert_eq!((status, &answer["steps"][1]["tables"]["countries"]), (200, &json!(1)), "{answer}");
+    send(&server, "first", &["x"]);
+    assert_eq!(set(&server, enrich(json!({"countries": 9}))).0, 422);
+    let (_, renamed) = table("countries", "cidr=network&format=csv", "network,country\n203.0.113.0/24,Lemuria\n");
+    assert_eq!(renamed["version"], json!(3));
+    assert_eq!(set(&server, enrich(json!({}))).1["steps"][1]["tables"]["countries"], json!(3));
+    send(&server, "second", &["x"]);
+    server.wait_caught_up();
+    let events = events_of(&server, None);
+    let country =
+        |id: &str| &events.iter().find(|event| event["event_id"] == json!(id)).expect("the event")["ip_country"];
+    assert_eq!((country("first-0"), country("second-0")), (&json!("Atlantis"), &json!("Lemuria")));
+    for version in [1, 3] {
+        let (status, refused) = server.ask("DELETE", &format!("/v1/tables/countries/{version}"), Value::Null);
+        assert_eq!((status, &refused["error"]["code"]), (409, &json!("in_use")), "{refused}");
+    }
+    assert_eq!(server.ask("DELETE", "/v1/tables/countries/2", Value::Null).0, 200);
+    assert_eq!(server.get("/v1/tables/countries").1["tables"].as_array().unwrap().len(), 2);
     assert!(server.stop().success());
+    common::Audit::of(dir.path()).assert_agree();
 }

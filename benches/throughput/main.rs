@@ -10,6 +10,7 @@
 
 mod events;
 mod native;
+mod plugins;
 mod whole;
 
 use std::error::Error;
@@ -153,8 +154,10 @@ fn main() -> Result<()> {
     let (_, wasm) = timed(|| Ok(batches.iter().try_for_each(|batch| chain.run(batch.clone()).map(drop))?))?;
     line("three-plugin chain, native", events, bytes, native, None);
     line("three-plugin chain, WebAssembly, fuel on", events, bytes, wasm, Some(("the same source native", native)));
+    plugins::components(&batches[0])?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    plugins::upload_to_active(&runtime)?;
     let slices = slices(&records, &chain)?;
     let dir = tempfile::tempdir()?;
     let (_, encode) = timed(|| {

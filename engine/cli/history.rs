@@ -96,7 +96,12 @@ pub fn show(events: &[Value]) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     };
-    let columns = ["event_time", "type", "event", "platform", "ua_browser", "ip", "properties"];
+    let known = events.iter().any(|event| event["ip_country"].is_string());
+    let columns: Vec<&str> =
+        ["event_time", "type", "event", "platform", "ua_browser", "ip", "ip_country", "properties"]
+            .into_iter()
+            .filter(|column| known || *column != "ip_country")
+            .collect();
     let rows: Vec<Vec<String>> = events
         .iter()
         .map(|event| columns.iter().map(|column| shorten(printable(&text(event, column)))).collect())

@@ -4,6 +4,7 @@
 //! `/v1/import`, posts a last hour through `/v1/batch`, waits until both stores have everything, and looks at them. What it
 //! finds in the data directory it resumes: a demo that was killed goes on, one that is run again doubles nothing.
 
+mod countries;
 pub mod dataset;
 mod duplicates;
 mod funnel;
@@ -88,6 +89,7 @@ struct Outcome {
 struct Timings {
     open_ms: u64,
     import_ms: u64,
+    chain_ms: u64,
     last_hour_ms: u64,
     both_stores_ms: u64,
     total_ms: u64,
@@ -128,7 +130,13 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
     timings.import_ms = lap(part);
     say(&report::imported(&imported, lines, timings.import_ms));
 
-    say("2  posting the last hour through /v1/batch, as the apps' SDKs would …");
+    say("2  changing the chain under way: a step that looks countries up in a table …");
+    let part = Instant::now();
+    let pipeline = countries::add(&client).await?;
+    timings.chain_ms = lap(part);
+    say(&report::pipeline(&pipeline));
+
+    say("3  posting the last hour through /v1/batch, as the apps' SDKs would …");
     let part = Instant::now();
     let mut events_sent = lines;
     let mut last_hour = Vec::new();
@@ -143,7 +151,7 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
     timings.last_hour_ms = lap(part);
     say(&format!("   {} events", crate::table::thousands(last_hour.len() as u64)));
 
-    say("3  waiting until both stores have every event …");
+    say("4  waiting until both stores have every event …");
     let part = Instant::now();
     engine.drain().await.map_err(|reason| anyhow!(reason))?;
     timings.both_stores_ms = lap(part);
@@ -164,19 +172,19 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
         println!("{}", serde_json::to_string(&outcome)?);
     } else {
         say(&report::stores(&outcome));
-        say("\n4  analysts: the checkout funnel by week, from the Delta table");
+        say("\n5  analysts: the checkout funnel by week, from the Delta table");
         say(&report::funnel(&delta.weeks));
         let device = dataset::busiest_device(&last_hour).ok_or_else(|| anyhow!("the last hour is empty"))?;
-        say(&format!("5  engineers: the last hour of {device}, from the device history"));
+        say(&format!("6  engineers: the last hour of {device}, from the device history"));
         let query = [("last", Some("65m")), ("limit", Some("8"))];
         let page: Value = client.get(&events_path(&device, &query)).await?;
         let events = page["events"].as_array().cloned().unwrap_or_default();
         say(&crate::history::show(&events));
         if let Some((before, after)) = find_scrubbed(&client, &last_hour, &device).await? {
-            say("6  personal data: what the app sent, and what both stores hold");
+            say("7  personal data: what the app sent, and what both stores hold");
             say(&report::scrubbed(&before, &after));
         }
-        say("7  the state of both stores");
+        say("8  the state of both stores");
         say(&crate::status::show(&client.get("/v1/status").await?));
         say(&report::where_next(&url, &config.data_dir, engine.delta_path(), &device));
     }

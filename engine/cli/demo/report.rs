@@ -17,6 +17,12 @@ pub fn imported(summary: &Value, lines: u64, took_ms: u64) -> String {
     format!("   {} events in {:.1} s, {} a second, each on disk", thousands(new), took_ms as f64 / 1e3, thousands(rate))
 }
 
+pub fn pipeline(pipeline: &Value) -> String {
+    let steps = pipeline["steps"].as_array().into_iter().flatten();
+    let steps: Vec<&str> = steps.filter_map(|step| step["plugin"].as_str()).collect();
+    format!("   revision {} is in force, and nothing stopped for it: {}", pipeline["revision"], steps.join(" → "))
+}
+
 pub fn stores(outcome: &Outcome) -> String {
     format!(
         "   {} events sent; {} rows in the Delta table, {} in the device history, {} dead letters, {} duplicates",

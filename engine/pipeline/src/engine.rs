@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use millrace_decode::Decoder;
 use millrace_delta::{DeltaStore, Maintainer};
 use millrace_history::{HistoryReader, HistoryStore};
 use millrace_keyspace::Keyspace;
@@ -217,7 +216,6 @@ impl Engine {
         let shared_log: Arc<dyn EventLog> = log.clone();
         let processor = Arc::new(Processor::new(
             shared_log.clone(),
-            Decoder::default(),
             chains,
             timeline.subscribe(),
             options.processor,

@@ -307,14 +307,22 @@ impl Engine {
     }
 
     /// Puts the stock plugins of this build into the catalogue and gives their names. A plugin of the same bytes is there
-    /// already and costs nothing.
+    /// already and costs nothing; one that an earlier build brought under the same version, with the bytes of another
+    /// compiler, stays as it is: chains pin it.
     async fn store_stock_plugins(&self) -> Result<Vec<PluginName>, PipelineError> {
         let mut names = Vec::with_capacity(stock::ALL.len());
         for plugin in stock::ALL {
             let config =
                 serde_json::from_str(plugin.config).map_err(|error| PipelineError::Internal(error.to_string()))?;
             let uploaded = self.upload_plugin(plugin.wasm.to_vec(), &config, "millrace").await;
-            names.push(uploaded.map_err(|error| not_stored(0, error))?.plugin);
+            names.push(match uploaded {
+                Ok(uploaded) => uploaded.plugin,
+                Err(RegistryError::Catalogue(CatalogueError::PluginDiffers { name, version, .. })) => {
+                    tracing::info!(name, version, "the stock plugin of an earlier build stays");
+                    PluginName { name, version }
+                }
+                Err(error) => return Err(not_stored(0, error)),
+            });
         }
         Ok(names)
     }

@@ -157,7 +157,6 @@ impl Processor {
     /// A processor over `log` for the chains of `timeline`.
     pub fn new(
         log: Arc<dyn EventLog>,
-        decoder: Decoder,
         chains: Chains,
         timeline: watch::Receiver<Arc<Timeline>>,
         options: ProcessorOptions,
@@ -167,7 +166,7 @@ impl Processor {
     ) -> Self {
         Self {
             log,
-            decoder: Arc::new(decoder),
+            decoder: Arc::new(Decoder::default()),
             chains,
             timeline,
             cache: slice_cache(options.cache_bytes),

@@ -472,3 +472,50 @@ fn memory_comes_back_after_failures() {
     // A leak of one instance's memory a round would be 2 GiB. Other tests of this process run at the same time.
     assert!(grown < 256 << 20, "{grown} bytes more");
 }
+
+#[test]
+fn one_row_in_a_million_is_dead_and_no_other() {
+    let host = host();
+    let chain = chain(&host, &[obedient("a", "event", "a_len")], &small());
+    let seed = 17;
+    println!("seed {seed}");
+    let bad = StdRng::seed_from_u64(seed).random_range(0..1_000_000i64);
+    let mut rows = 0;
+    for start in (0..1_000_000).step_by(50_000) {
+        let part: Vec<Row> = (start..start + 50_000).map(|n| Row::new(n, if n == bad { "t" } else { "x" })).collect();
+        let output = chain.run(batch(&part)).unwrap();
+        let expected: Vec<u64> = (start..start + 50_000).filter(|n| *n == bad).map(|n| n as u64).collect();
+        assert_eq!(output.dead.iter().map(|dead| dead.offset).collect::<Vec<_>>(), expected);
+        rows += output.rows.num_rows();
+    }
+    assert_eq!(rows, 999_999);
+}
+
+#[test]
+fn nothing_is_kept_from_one_call_to_the_next() {
+    // A guest that counts its calls in a global and adds the count to each row: every call has a fresh instance, so the
+    // count is always the same, and what it says does not depend on the split.
+    let counter = Guest {
+        items: "(global $calls (mut i64) (i64.const 0))".to_owned(),
+        adds: vec![("calls", ColumnType::Int64)],
+        locals: "(local $i i32) (local $at i32)",
+        ..always(
+            "(global.set $calls (i64.add (global.get $calls) (i64.const 1)))
+             (local.set $at (call $alloc (i32.shl (local.get $rows) (i32.const 3)) (i32.const 8)))
+             (loop $next
+               (i64.store (i32.add (local.get $at) (i32.shl (local.get $i) (i32.const 3))) (global.get $calls))
+               (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (local.get $rows))))
+             (i32.store8 (global.get $COLUMNS) (i32.const 1))
+             (i32.store8 offset=4 (global.get $COLUMNS) (i32.const 1))
+             (i32.store offset=8 (global.get $COLUMNS) (local.get $at))
+             (i32.store offset=12 (global.get $COLUMNS) (local.get $rows))
+             (global.get $OUT)",
+        )
+    };
+    let chain = chain(&host(), std::slice::from_ref(&counter), &small());
+    let whole = chain.run(three()).unwrap();
+    for _ in 0..3 {
+        let parts: Vec<ChainOutput> = (0..3).map(|row| chain.run(three().slice(row, 1)).unwrap()).collect();
+        assert_eq!(whole.check_same(&parts), Ok(()));
+    }
+}

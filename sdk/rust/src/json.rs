@@ -89,8 +89,10 @@ impl<'a> Reader<'a> {
         self.doc.get(self.at).copied()
     }
 
+    #[inline]
     fn space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        // One comparison where there is none, as in most documents.
+        while self.peek().is_some_and(|byte| byte <= b' ' && matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) {
             self.at += 1;
         }
     }
@@ -112,8 +114,7 @@ impl<'a> Reader<'a> {
         self.expect(b'"')?;
         let start = self.at;
         loop {
-            let rest = &self.doc[self.at..];
-            self.at += rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).ok_or(Malformed)?;
+            self.at += end_of_run(&self.doc[self.at..]).ok_or(Malformed)?;
             if self.doc[self.at] == b'"' {
                 self.at += 1;
                 return Ok(&self.doc[start..self.at - 1]);
@@ -179,6 +180,9 @@ impl<'a> Reader<'a> {
     /// Passes a value. Nested ones are passed by counting brackets outside strings, so depth costs no stack.
     fn skip(&mut self) -> Result<(), Malformed> {
         self.space();
+        if self.peek() == Some(b'"') {
+            return self.string().map(drop);
+        }
         let mut depth = 0usize;
         loop {
             match self.peek().ok_or(Malformed)? {
@@ -212,6 +216,24 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// Where the first quote or backslash stands. Eight bytes at a time: most of a document is inside strings.
+fn end_of_run(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    // Has the top bit of every byte that is zero, and maybe of some behind the first one.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & TOPS;
+    let (words, rest) = text.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let hits = zeros(word ^ (ONES * b'"' as u64)) | zeros(word ^ (ONES * b'\\' as u64));
+        if hits != 0 {
+            return Some(at * 8 + hits.trailing_zeros() as usize / 8);
+        }
+    }
+    let last = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+    Some(text.len() - rest.len() + last)
 }
 
 /// Whether a raw key is `name`, however it is escaped.

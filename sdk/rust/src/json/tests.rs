@@ -211,3 +211,11 @@ proptest! {
         all(Value::of(json_like.as_bytes()), 0);
     }
 }
+
+proptest! {
+    #[test]
+    fn eight_bytes_at_a_time_find_what_one_at_a_time_does(text in "[\"\\\\a!#\\[\\]\u{80}-\u{ff}\u{1}]{0,40}") {
+        let slow = text.bytes().position(|byte| byte == b'"' || byte == b'\\');
+        prop_assert_eq!(end_of_run(text.as_bytes()), slow);
+    }
+}
