@@ -147,6 +147,8 @@ fn what_can_not_be_run_is_said_with_its_place() {
     fs::write(dir.join("zip.wasm"), "PK\u{3}\u{4}").unwrap();
     let message = refused(dir, &["test", "zip.wasm", "--cases", "cases"]);
     assert!(message.contains("zip.wasm") && message.contains("a zip archive"), "{message}");
+    let message = refused(dir, &["test", &wasm, "--cases", "cases", "--plugin-config", "{}"]);
+    assert!(message.contains("a golden case has its own"), "{message}");
     let message = refused(dir, &["test", &wasm, "--cases", "cases", "--limits", r#"{"feul": 1}"#]);
     assert!(message.contains("--limits") && message.contains("feul"), "{message}");
 }
@@ -189,6 +191,14 @@ fn a_benchmark_tells_figures_against_limits_and_an_empty_plugin() {
     let cases = plugins().join("enrich-user-agent/cases");
     let of_cases = bench(&["--events", "100", "--cases", cases.to_str().unwrap()]);
     assert_eq!((&of_cases["rows_out"], &of_cases["usage"]["calls"]), (&json!(100), &json!(1)));
+
+    // Configuration and lookup tables of a case, over the demo's events.
+    let case = plugins().join("enrich-table/cases/country.json");
+    let like = ["bench", &component("enrich-table"), "--events", "200", "--json"];
+    let answer = done(dir.path(), &[&like[..], &["--like", case.to_str().unwrap()]].concat());
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&answer["rows_out"], &answer["failed"]), (&json!(200), &json!(0)), "{answer}");
+    assert!(refused(dir.path(), &like).contains("enrich-table"), "without a configuration there is no benchmark");
 
     let shown = done(dir.path(), &["bench", &component("pii-scrub"), "--events", "200"]);
     assert!(shown.contains("an empty plugin, same columns") && shown.contains("memory_bytes"), "{shown}");

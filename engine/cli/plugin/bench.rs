@@ -55,7 +55,8 @@ pub fn bench(args: &BenchArgs, workbench: &Workbench, json: bool) -> Result<Exit
                 bail!("{}: no case has rows to run the plugin on", dir.display());
             };
             let setup = if args.setup.like.is_some() { args.setup.setup()? } else { args.setup.over(first.clone())? };
-            let manifest = workbench.manifest(&loaded.plugin, &setup)?;
+            let manifest =
+                workbench.manifest(&loaded.plugin, &setup).with_context(|| args.file.display().to_string())?;
             let rows: Vec<Row> = runnable().flat_map(|(_, case)| case.rows_in.clone()).collect();
             let of = if args.setup.like.is_some() || args.setup.plugin_config.is_some() {
                 "as given".to_owned()
@@ -68,7 +69,8 @@ pub fn bench(args: &BenchArgs, workbench: &Workbench, json: bool) -> Result<Exit
         None => (args.setup.setup()?, clicks(args.events)?, "events of the demo's clickstream".to_owned()),
     };
     let options = BenchOptions { events: args.events, ..BenchOptions::default() };
-    let measured = workbench.bench(&loaded.plugin, &setup, &input, &options)?;
+    let measured = workbench.bench(&loaded.plugin, &setup, &input, &options);
+    let measured = measured.with_context(|| args.file.display().to_string())?;
     print(&if json {
         format!("{}\n", as_json(&loaded, workbench, &measured))
     } else {

@@ -312,7 +312,8 @@ fn record(
     let loaded = Loaded::open(workbench, &args.file)?;
     let setup = Case { about: about.to_owned(), config_error: None, ..args.record.setup.setup()? };
     let name = loaded.name(workbench, Some(&setup));
-    let (case, run) = workbench.record(&loaded.plugin, setup, rows)?;
+    let recorded = workbench.record(&loaded.plugin, setup, rows);
+    let (case, run) = recorded.with_context(|| args.file.display().to_string())?;
     let is_written = run.passed();
     if is_written {
         if let Some(dir) = path.parent() {

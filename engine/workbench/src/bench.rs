@@ -103,8 +103,8 @@ impl Workbench {
             return Err(RunError::NoRows);
         }
         let events = options.events.min(EVENTS_MAX);
+        let manifest = self.manifest(plugin, setup)?;
         let chain = self.chain(plugin, setup, &input.added)?;
-        let manifest = chain.manifests()[0].clone();
         let empty = empty::component(&manifest).map_err(RunError::Empty)?;
         let empty = self.load(&empty).map_err(|error| RunError::Empty(error.to_string()))?;
         let empty = self.chain(&empty, setup, &input.added)?;
