@@ -219,7 +219,7 @@ fn new_projects_are_whole_and_replace_nothing() {
     fs::create_dir(root.join("plugins")).unwrap();
     let projects: [(&str, &str, &[&str]); 3] = [
         ("rust", "../../sdk/rust", &["Cargo.toml", "src/lib.rs"]),
-        ("js", "file:../../sdk/js", &["package.json", "src/plugin.js"]),
+        ("js", "file:../../sdk/js", &["package.json", "src/plugin.js", ".npmrc"]),
         ("python", "../../sdk/python[build]", &["requirements.txt", "pyproject.toml", "plugin.py"]),
     ];
     for (lang, sdk, files) in projects {

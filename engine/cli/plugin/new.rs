@@ -49,6 +49,7 @@ const JS: &[Template] = &[
     ("src/plugin.js", include_str!("templates/js/plugin.js.in")),
     ("cases/first.json", include_str!("templates/first.json")),
     ("README.md", include_str!("templates/js/README.md.in")),
+    (".npmrc", include_str!("templates/js/npmrc")),
     (".gitignore", include_str!("templates/js/gitignore")),
 ];
 const PYTHON: &[Template] = &[
