@@ -138,6 +138,56 @@ fn a_plugin_comes_in_goes_into_force_and_back_again() {
     assert!(server.stop().success());
 }
 
+fn millrace(url: &str, dir: &Path, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_millrace"))
+        .args(arguments)
+        .args(["--url", url])
+        .current_dir(dir)
+        .output()
+        .expect("the command runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn the_command_does_all_of_it_against_a_server() {
+    let (dir, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = server(dir.path(), &[]);
+    let run = |arguments: &[&str]| millrace(&server.url, work.path(), arguments);
+    std::fs::write(work.path().join("words.wasm"), obedient("words", "event", "word_length").wasm()).unwrap();
+    std::fs::write(work.path().join("codes.csv"), "code,name\nDE,Germany\n").unwrap();
+    let pushed = run(&["plugin", "push", "words.wasm", "--plugin-config", "{}"]);
+    assert!(pushed.contains("words@1.0.0 is stored") && pushed.contains("adds word_length"), "{pushed}");
+    assert!(run(&["plugin", "list"]).contains("words"));
+    assert!(run(&["plugin", "show", "words@1.0.0"]).contains("word_length"));
+    assert!(
+        run(&["table", "push", "codes", "codes.csv", "--key", "code"]).contains("codes@1 is stored: 1 rows, 2 columns")
+    );
+    assert!(run(&["table", "list"]).contains("codes"));
+    // Show, edit, set: with the plugin by name, and with its file, which is uploaded first.
+    let shown = run(&["pipeline", "show"]);
+    for (number, step) in [(2, "plugin = \"words@1.0.0\""), (3, "wasm = \"words.wasm\"\non_error = \"halt\"")] {
+        std::fs::write(work.path().join("pipeline.toml"), format!("{shown}\n[[steps]]\n{step}\n")).unwrap();
+        let set = run(&["pipeline", "set", "pipeline.toml", "--reason", "try"]);
+        assert!(set.contains(&format!("revision {number} is in force")) && set.contains("words@1.0.0"), "{set}");
+    }
+    assert!(run(&["pipeline", "show"]).contains("on_error = \"halt\""));
+    assert!(run(&["pipeline", "set", "--previous", "--reason", "back"]).contains("revision 4 is in force"));
+    assert!(run(&["pipeline", "revisions"]).contains("back"));
+    send(&server, "log", &["t"]);
+    server.wait_caught_up();
+    assert!(run(&["plugin", "log", "words"]).contains("trap"));
+    assert!(run(&["pipeline", "pause", "--reason", "to look"]).contains("paused"));
+    assert!(run(&["status"]).contains("to look"));
+    assert!(run(&["pipeline", "resume"]).contains("to look"));
+    assert!(run(&["plugin", "deprecate", "words@1.0.0", "--reason", "old"]).contains("deprecated"));
+    assert!(run(&["table", "delete", "codes@1"]).contains("deleted"));
+    assert!(run(&["audit"]).contains("pipeline.activate"));
+    assert!(run(&["token", "create", "ops", "--scope", "admin"]).starts_with("millrace_"));
+    assert!(server.stop().success());
+}
+
 /// A guest that counts rows like [`counts_rows`], but only in a batch whose first event begins with z: no trial has one.
 fn counts_some_rows() -> Guest {
     let counts = counts_rows();

@@ -254,3 +254,13 @@ async fn catalogue(global: &Global, config: &Config, command: CatalogueCommand) 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_two_arguments_are_in_each_others_way() {
+        super::Cli::command().debug_assert();
+    }
+}

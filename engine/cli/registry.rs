@@ -19,7 +19,7 @@ pub enum RegistryCommand {
         file: PathBuf,
         /// The configuration of the trial, as JSON: one that the plugin accepts.
         #[arg(long, value_name = "JSON", default_value = "{}")]
-        config: String,
+        plugin_config: String,
     },
     /// Lists the plugins that are stored.
     List,
@@ -71,8 +71,8 @@ fn plugin_path(plugin: &str) -> Result<String> {
 /// The commands of the registry.
 pub async fn registry(client: &Client, command: RegistryCommand, json: bool) -> Result<()> {
     let (answer, text) = match command {
-        RegistryCommand::Push { file, config } => {
-            let config = serde_json::from_str(&config).context("--config is no JSON")?;
+        RegistryCommand::Push { file, plugin_config } => {
+            let config = serde_json::from_str(&plugin_config).context("--plugin-config is no JSON")?;
             let pushed = push(client, &file, &config).await?;
             let text = format!("{}\n", pushed_text(&pushed));
             (pushed, text)
