@@ -280,6 +280,14 @@ fn hostile_uploads_are_refused_in_words_and_the_server_goes_on() {
         assert_eq!((found, &answer["error"]["code"]), (status, &json!(code)), "{what}: {answer}");
         assert!(message(&answer).contains(word), "{what}: {answer}");
     }
+    // A gigabyte: the answer comes, or the connection ends, long before all of it was taken.
+    let endless = std::io::Read::take(std::io::repeat(0), 1 << 30);
+    let sent =
+        common::agent().post(format!("{}/v1/plugins", server.url)).send(ureq::SendBody::from_owned_reader(endless));
+    match common::answer(sent) {
+        Ok((status, answer)) => assert_eq!(status, 413, "{answer}"),
+        Err(error) => println!("a gigabyte: {error}"),
+    }
     let (_, list) = server.get("/v1/plugins");
     let names: Vec<&str> = list["plugins"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
     for name in ["guest", "bomb", "traps", "loops", "counter"] {

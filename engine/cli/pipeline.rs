@@ -38,7 +38,7 @@ pub enum PipelineCommand {
 #[derive(Args)]
 #[group(id = "source", required = true, multiple = false)]
 pub struct SetSource {
-    /// A TOML file with [[steps]], as `show` prints it. A step may have wasm = "file.wasm", which is uploaded first.
+    /// A TOML file with steps, as `show` prints it. A step may have wasm = "file.wasm", which is uploaded first.
     file: Option<PathBuf>,
     /// The chain of this revision, once more.
     #[arg(long, value_name = "N")]
