@@ -89,6 +89,8 @@ impl Engine {
             if stored.sha256 == plugin.digest_hex() {
                 return Ok(Uploaded { plugin: name, entry: stored, is_new: false });
             }
+            let PluginName { name, version } = name;
+            return Err(CatalogueError::PluginDiffers { name, version, stored: stored.sha256 }.into());
         }
         let tables = self.newest_tables(&manifest).await?;
         let trial = self.try_alone(plugin, config, &manifest, tables).await?;
