@@ -11,9 +11,9 @@ use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use millrace_timeline::access::{AuditEntry, TokenEntry};
+use millrace_timeline::catalogue::hex_sha256;
 use millrace_timeline::{Catalogue, CatalogueError};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use crate::Clock;
@@ -198,7 +198,7 @@ impl Tokens {
         let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
         let token = TokenEntry {
             name,
-            sha256: digest(&secret),
+            sha256: hex_sha256(secret.as_bytes()),
             scopes: scopes.iter().map(|scope| scope.name().to_owned()).collect(),
             app,
             requests_per_second,
@@ -224,7 +224,7 @@ impl Tokens {
     pub fn verify(&self, text: &str) -> Option<Principal> {
         let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
         let token = self.known.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()?;
-        let right: bool = digest(secret).as_bytes().ct_eq(token.sha256.as_bytes()).into();
+        let right: bool = hex_sha256(secret.as_bytes()).as_bytes().ct_eq(token.sha256.as_bytes()).into();
         (right && token.revoked_at_us.is_none()).then(|| Principal {
             name: format!("{} ({id})", token.name),
             token: Some(id.to_owned()),
@@ -249,10 +249,6 @@ impl Tokens {
             tracing::error!(%error, "the audit trail could not be written");
         }
     }
-}
-
-fn digest(secret: &str) -> String {
-    Sha256::digest(secret).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

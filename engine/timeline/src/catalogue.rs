@@ -319,7 +319,8 @@ impl Catalogue {
     }
 }
 
-pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
+/// SHA-256 in lower-case hexadecimal digits, as the catalogue writes digests.
+pub fn hex_sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
