@@ -1,10 +1,14 @@
 //! One call of a plugin: a fresh instance, `describe`, `transform`, and what its failure means.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
 use wasmtime::component::{ComponentExportIndex, Instance, InstancePre};
 use wasmtime::{ResourceLimiter, Store, Trap, WasmBacktrace};
 
 use crate::abi;
-use crate::host::{PluginHost, TICKS_PER_BACKSTOP};
+use crate::host::PluginHost;
 use crate::limits::{Limits, TABLE_ELEMENTS_MAX};
 use crate::tables::Tables;
 
@@ -13,8 +17,8 @@ use crate::tables::Tables;
 const FRAME_BYTES: usize = 64 * 1024;
 /// Longest text that is kept of a failure.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1024;
-/// Ticks of the host's clock after which a call is too long. The first may be over at once, so there is one more.
-const BACKSTOP_TICKS: u64 = TICKS_PER_BACKSTOP as u64 + 1;
+/// A guest is suspended each time it has used this much fuel, some hundredths of a second, and the clock is looked at.
+const FUEL_BETWEEN_LOOKS: u64 = 20_000_000;
 
 /// Codes of dead letters that the host decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +100,11 @@ struct OutOfMemory(String);
 #[derive(Debug, thiserror::Error)]
 #[error("lookups gave back more than output_bytes")]
 pub(crate) struct LookupTooLarge;
+
+/// Marks the end of a call at the backstop.
+#[derive(Debug, thiserror::Error)]
+#[error("the call took longer than the backstop")]
+struct Late;
 
 /// Marks a failure of the machine.
 #[derive(Debug, thiserror::Error)]
@@ -203,13 +212,14 @@ pub(crate) fn describe(
     config: &str,
 ) -> Result<abi::Manifest, CallFailure> {
     let _permit = host.inner.permits.acquire();
+    let deadline = deadline(host);
     let mut store = new_store(host, limits, tables);
-    let result = (|| {
-        let instance = instantiate(&mut store, entry, limits)?;
+    let result = to_end(deadline, async {
+        let instance = instantiate(&mut store, entry, limits).await?;
         let describe =
             instance.get_typed_func::<abi::DescribeParams<'_>, abi::DescribeResult>(&mut store, entry.describe)?;
-        describe.call(&mut store, (config,))
-    })();
+        describe.call_async(&mut store, (config,)).await
+    });
     flatten(result).map_err(|failure| with_logs(failure, &store.data().logs))
 }
 
@@ -223,14 +233,15 @@ pub(crate) fn transform(
     batch: abi::Batch<'_>,
 ) -> (Result<abi::Output, CallFailure>, CallTrace) {
     let _permit = host.inner.permits.acquire();
+    let deadline = deadline(host);
     let mut store = new_store(host, limits, tables);
     let mut trace = CallTrace::default();
-    let described = (|| {
-        let instance = instantiate(&mut store, entry, limits)?;
+    let described = to_end(deadline, async {
+        let instance = instantiate(&mut store, entry, limits).await?;
         let describe =
             instance.get_typed_func::<abi::DescribeParams<'_>, abi::DescribeIgnored>(&mut store, entry.describe)?;
-        Ok((instance, describe.call(&mut store, (config,))?.0))
-    })();
+        Ok((instance, describe.call_async(&mut store, (config,)).await?.0))
+    });
     trace.describe_fuel = limits.describe_fuel - store.get_fuel().unwrap_or(0).min(limits.describe_fuel);
     let instance = match described {
         Ok((instance, Ok(_))) => Ok(instance),
@@ -239,13 +250,13 @@ pub(crate) fn transform(
     };
     let result = match instance {
         Ok(instance) => {
-            let result = (|| {
+            let result = to_end(deadline, async {
                 store.data_mut().describing = false;
                 store.set_fuel(limits.fuel)?;
                 let transform = instance
                     .get_typed_func::<abi::TransformParams<'_>, abi::TransformResult>(&mut store, entry.transform)?;
-                transform.call(&mut store, (batch,))
-            })();
+                transform.call_async(&mut store, (batch,)).await
+            });
             trace.fuel = limits.fuel - store.get_fuel().unwrap_or(0).min(limits.fuel);
             flatten(result).map_err(|failure| with_logs(failure, &store.data().logs))
         }
@@ -262,13 +273,31 @@ fn new_store(host: &PluginHost, limits: &Limits, tables: &Tables) -> Store<CallS
     let mut store = Store::new(&host.inner.engine, CallState::new(limits, tables));
     store.limiter(|state| state);
     store.set_hostcall_fuel(usize::try_from(limits.output_bytes).unwrap_or(usize::MAX).saturating_add(FRAME_BYTES));
-    store.set_epoch_deadline(BACKSTOP_TICKS);
     store
 }
 
-fn instantiate(store: &mut Store<CallState>, entry: &Entry, limits: &Limits) -> wasmtime::Result<Instance> {
+async fn instantiate(store: &mut Store<CallState>, entry: &Entry, limits: &Limits) -> wasmtime::Result<Instance> {
     store.set_fuel(limits.describe_fuel)?;
-    entry.pre.instantiate(store)
+    store.fuel_async_yield_interval(Some(FUEL_BETWEEN_LOOKS))?;
+    entry.pre.instantiate_async(store).await
+}
+
+fn deadline(host: &PluginHost) -> Instant {
+    Instant::now() + host.inner.options.backstop
+}
+
+/// Runs a guest on this thread until it is done or, at one of the moments at which it is suspended, late. Checks that are
+/// compiled into every loop (wasmtime's epochs) cost an eighth of the throughput; fuel is counted anyway.
+fn to_end<T>(deadline: Instant, guest: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
+    let mut guest = pin!(guest);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match guest.as_mut().poll(&mut context) {
+            Poll::Ready(result) => return result,
+            Poll::Pending if Instant::now() < deadline => {}
+            Poll::Pending => return Err(Late.into()),
+        }
+    }
 }
 
 fn flatten<T>(result: wasmtime::Result<(Result<T, String>,)>) -> Result<T, CallFailure> {
@@ -284,6 +313,9 @@ fn classify(error: &wasmtime::Error) -> CallFailure {
     if let Some(fault) = error.downcast_ref::<HostFault>() {
         return CallFailure::Stop(Stop::Host(fault.0.clone()));
     }
+    if error.is::<Late>() {
+        return CallFailure::Stop(Stop::Backstop);
+    }
     if error.is::<wasmtime::PoolConcurrencyLimitError>() || error.is::<std::io::Error>() {
         return CallFailure::Stop(Stop::Host(format!("{error:#}")));
     }
@@ -291,7 +323,6 @@ fn classify(error: &wasmtime::Error) -> CallFailure {
         HostCode::OutOfMemory
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
         match trap {
-            Trap::Interrupt => return CallFailure::Stop(Stop::Backstop),
             Trap::OutOfFuel => HostCode::OutOfFuel,
             Trap::StackOverflow => HostCode::StackOverflow,
             _ => HostCode::Trap,
@@ -375,6 +406,6 @@ mod tests {
         let mut state = CallState::new(&Limits::default(), &Tables::default());
         let error = state.memory_grow_failed(std::io::Error::other("no memory").into()).unwrap_err();
         assert!(matches!(classify(&error), CallFailure::Stop(Stop::Host(_))));
-        assert_eq!(classify(&Trap::Interrupt.into()), CallFailure::Stop(Stop::Backstop));
+        assert_eq!(classify(&Late.into()), CallFailure::Stop(Stop::Backstop));
     }
 }

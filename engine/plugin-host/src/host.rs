@@ -1,7 +1,6 @@
-//! The wasm engine of a process: its settings, its pool of instances, and the backstop.
+//! The wasm engine of a process: its settings, and its pool of instances.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -22,8 +21,8 @@ const MEMORIES_PER_CALL: u32 = 4;
 const TABLES_PER_CALL: u32 = 4;
 /// Address space per memory, which lets compiled code go without bounds checks.
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
-/// Ticks of the backstop's clock per allowed time of a call.
-pub(crate) const TICKS_PER_BACKSTOP: u32 = 8;
+/// Host functions run on a guest's stack, after what its own code may use of it.
+const HOST_STACK_BYTES: usize = 512 * 1024;
 
 /// The engine that loads and runs plugins. Cheap to clone; all clones are one engine with one pool of instances.
 #[derive(Clone)]
@@ -34,7 +33,7 @@ pub struct PluginHost {
 pub(crate) struct HostInner {
     pub(crate) engine: Engine,
     pub(crate) options: HostOptions,
-    pub(crate) permits: Arc<Permits>,
+    pub(crate) permits: Permits,
     linker: Linker<CallState>,
     cache: Option<Cache>,
 }
@@ -63,18 +62,7 @@ impl PluginHost {
             Some(dir) => Some(Cache::open(dir, options.cache_bytes_max, &engine).map_err(setup)?),
             None => None,
         };
-        let permits = Arc::new(Permits::new(options.concurrent_calls));
-        let tick = options.backstop / TICKS_PER_BACKSTOP;
-        let (clock, clock_engine) = (permits.clone(), engine.weak());
-        thread::Builder::new()
-            .name("plugin-backstop".to_owned())
-            .spawn(move || {
-                while clock.next_tick(tick) {
-                    let Some(engine) = clock_engine.upgrade() else { return };
-                    engine.increment_epoch();
-                }
-            })
-            .map_err(|e| setup(format!("can't start a thread: {e}")))?;
+        let permits = Permits::new(options.concurrent_calls);
         Ok(Self { inner: Arc::new(HostInner { engine, options, permits, linker, cache }) })
     }
 
@@ -130,12 +118,6 @@ impl PluginHost {
     }
 }
 
-impl Drop for HostInner {
-    fn drop(&mut self) {
-        self.permits.close();
-    }
-}
-
 #[expect(unsafe_code, reason = "mapping native code is what ahead-of-time compilation is for")]
 fn deserialize(engine: &Engine, artifact: &Trusted) -> wasmtime::Result<Component> {
     // SAFETY: the bytes must be what `precompile_component` of this wasmtime produced. `Trusted` has two sources: bytes
@@ -166,6 +148,7 @@ pub(crate) fn config(options: &HostOptions) -> Config {
         .max_unused_warm_slots(calls * MEMORIES_PER_CALL)
         .linear_memory_keep_resident(options.memory_resident_bytes)
         .table_keep_resident(TABLE_ELEMENTS_MAX * size_of::<usize>())
+        .total_stacks(calls)
         // Where the kernel can tell which pages a guest touched, only those are cleared.
         .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
@@ -185,8 +168,8 @@ pub(crate) fn config(options: &HostOptions) -> Config {
         .wasm_memory64(false)
         .cranelift_nan_canonicalization(true)
         .consume_fuel(true)
-        .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
     config
 }
@@ -219,62 +202,27 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<CallState>> {
     Ok(linker)
 }
 
-/// How many calls run. A call waits for its permit, so the pool never has to refuse one; the clock of the backstop runs
-/// while there is a call.
+/// How many calls may start yet. A call waits for its permit, so the pool never has to refuse one.
 pub(crate) struct Permits {
-    state: Mutex<PermitState>,
+    free: Mutex<u32>,
     freed: Condvar,
-    started: Condvar,
-}
-
-struct PermitState {
-    free: u32,
-    running: u32,
-    closed: bool,
-    /// The clock has stopped for want of calls. Only then does a call have to wake it.
-    clock_stopped: bool,
 }
 
 impl Permits {
     fn new(calls: u32) -> Self {
-        Self {
-            state: Mutex::new(PermitState { free: calls, running: 0, closed: false, clock_stopped: false }),
-            freed: Condvar::new(),
-            started: Condvar::new(),
-        }
+        Self { free: Mutex::new(calls), freed: Condvar::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, PermitState> {
-        // Nothing panics while it holds the lock, and the numbers are whole at any moment.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn free(&self) -> MutexGuard<'_, u32> {
+        // Nothing panics while it holds the lock, and the number is whole at any moment.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until a call may run.
     pub(crate) fn acquire(&self) -> Permit<'_> {
-        let mut state = self.freed.wait_while(self.state(), |s| s.free == 0).unwrap_or_else(PoisonError::into_inner);
-        state.free -= 1;
-        state.running += 1;
-        if state.clock_stopped {
-            self.started.notify_one();
-        }
+        let mut free = self.freed.wait_while(self.free(), |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
         Permit { permits: self }
-    }
-
-    /// Waits for the next tick of the clock; false when the host is gone.
-    fn next_tick(&self, tick: Duration) -> bool {
-        let mut state = self.state();
-        state.clock_stopped = state.running == 0;
-        let idle = self.started.wait_while(state, |s| s.running == 0 && !s.closed);
-        let mut state = idle.unwrap_or_else(PoisonError::into_inner);
-        state.clock_stopped = false;
-        let timed = self.started.wait_timeout_while(state, tick, |s| !s.closed);
-        let (state, _) = timed.unwrap_or_else(PoisonError::into_inner);
-        !state.closed
-    }
-
-    fn close(&self) {
-        self.state().closed = true;
-        self.started.notify_one();
     }
 }
 
@@ -284,10 +232,7 @@ pub(crate) struct Permit<'a> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let mut state = self.permits.state();
-        state.free += 1;
-        state.running -= 1;
-        drop(state);
+        *self.permits.free() += 1;
         self.permits.freed.notify_one();
     }
 }

@@ -10,8 +10,8 @@ use crate::compiler::CompilerProcess;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// Stack of a guest. A constant of the semantics, not an option: it decides whether a row is a dead letter. A thread that
-/// runs a chain needs this much and 512 KiB more.
+/// Stack of a guest, which is none of the calling thread's. A constant of the semantics, not an option: it decides whether a
+/// row is a dead letter.
 pub const WASM_STACK_BYTES: usize = 512 * 1024;
 /// Largest function table of a guest, in elements; growth past it is `out_of_memory`.
 pub const TABLE_ELEMENTS_MAX: usize = 65_536;
@@ -102,8 +102,9 @@ pub struct HostOptions {
     /// instance four times as dear as a reused one without it. Default 64 MiB, so that the host keeps at most 64 MiB ×
     /// `concurrent_calls`, and as much as its guests touched.
     pub memory_resident_bytes: usize,
-    /// How long one call may take by the wall clock before the chain stops for an operator. Fuel ends every loop long
-    /// before; this is for a machine that stands still. Default 30 s.
+    /// How long one call may take by the wall clock before the chain stops for an operator, looked at each time the guest
+    /// has used 20 million of fuel. Fuel ends every loop long before; this is for a machine that stands still. Default
+    /// 30 s.
     pub backstop: Duration,
     /// Rows of one batch that may end in a trap, an error or a limit before the chain stops. Default 64.
     pub bad_rows_max: usize,

@@ -1,6 +1,6 @@
 //! User agents as they are sent, and what they mean.
 
-use super::Agent;
+use super::{Agent, Class, Name};
 
 const TABLE: &[(&str, &str, i64, &str, &str)] = &[
     // Chrome
@@ -409,4 +409,18 @@ fn real_user_agents_are_told_apart() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(TABLE.len() >= 60);
+}
+
+/// The first look at a whole text never says no to what the look at each word would find.
+#[test]
+fn bots_are_seen_wherever_their_name_stands() {
+    for part in ["bot", "BOT", "Crawl", "crawler", "Spider", "sPiDeR", "Lighthouse", "LIGHTHOUSE"] {
+        for before in 0..40 {
+            let name = format!("{}{part}", "x".repeat(before));
+            let text = format!("Mozilla/5.0 (compatible; {name}/7.1)");
+            let agent = Agent::of(&text);
+            assert_eq!((agent.class, agent.browser), (Class::Bot, Some(Name::Own(&name))), "{text}");
+        }
+    }
+    assert_eq!(Agent::of("Mozilla/5.0 (Linux; Android 9; CUBOT_X18) Mobile").class, Class::Mobile);
 }
