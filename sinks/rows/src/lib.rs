@@ -13,11 +13,13 @@
 pub mod canonical;
 pub mod check;
 pub mod position;
+pub mod rewrite;
 pub mod schema;
 pub mod slice;
 pub mod store;
 
 pub use position::{Cursor, LogId, Mark};
+pub use rewrite::{Backlog, Reason, Rewrite, Rewriter};
 pub use schema::ColumnType;
 pub use slice::{DeadLetter, Slice};
 pub use store::{Job, Store, StoreError, StoreState};

@@ -1,0 +1,95 @@
+//! Making rows again that a store already has: what a revision leaves behind a store's cursors.
+//!
+//! Taking a revision in leaves a durable [`Job`] in the store. A rewriter works it off beside the store's live loop: it
+//! never touches what lies at or behind a cursor, and the live loop never touches what lies before one, so they meet in
+//! `applied` alone, which every commit of either compares.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+
+use crate::slice::DeadLetter;
+use crate::store::{Job, StoreError, StoreState};
+
+/// Records of one log partition, made again.
+#[derive(Clone, Debug)]
+pub struct Rewrite {
+    /// The log partition.
+    pub partition: u32,
+    /// The offsets that were looked at.
+    pub offsets: Range<u64>,
+    /// The highest revision that was taken into account: the store must have exactly this one applied.
+    pub applied: u64,
+    /// The records that were made again, in ascending order: whatever rows and dead letters the store has of them give
+    /// way to those here. Rows of other records stay as they are.
+    pub remade: Vec<u64>,
+    /// Their rows, in the order (`_offset`, `_sub`), with the schema of [`crate::schema::row_schema`].
+    pub rows: RecordBatch,
+    /// Those of them that failed, in offset order.
+    pub dead: Vec<DeadLetter>,
+    /// How many of them the chain dropped on purpose.
+    pub dropped: u64,
+}
+
+impl Rewrite {
+    /// Memory that it holds, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let dead: usize =
+            self.dead.iter().map(|dead| size_of::<DeadLetter>() + dead.step.len() + dead.code.len()).sum();
+        size_of::<Self>() + self.rows.get_array_memory_size() + size_of_val(&*self.remade) + dead
+    }
+}
+
+/// What a store has, and what is left to make again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Its place in the log and in the timeline.
+    pub state: StoreState,
+    /// Jobs that are not done, lowest revision first. `below` of each covers what is left of it: a job is worked off from
+    /// its end.
+    pub jobs: Vec<Job>,
+}
+
+/// Why rows are replaced, for whoever reads a store's own log of changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reason {
+    /// Who asked for it.
+    pub author: String,
+    /// Why, in their words.
+    pub reason: String,
+}
+
+/// The writer of a store's jobs, driven by one loop.
+///
+/// The loop calls `load`, then for a job from its end: `stage` for ranges one after the other, ascending within what one
+/// commit takes, and `commit`. After any error what was staged is forgotten, and the loop starts again with `load`.
+#[async_trait]
+pub trait Rewriter: Send {
+    /// Name of the store, as [`crate::Store::name`].
+    fn name(&self) -> &'static str;
+
+    /// Most records that the loop should stage for one commit, over all partitions.
+    fn records_max(&self) -> u64;
+
+    /// Reads the durable state and forgets whatever was staged.
+    async fn load(&mut self) -> Result<Backlog, StoreError>;
+
+    /// Takes a range into the next commit. May write, but nothing that a reader sees.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when the range was made under another `applied`, or reaches past the store's cursor.
+    async fn stage(&mut self, rewrite: Rewrite) -> Result<(), StoreError>;
+
+    /// Replaces all that is staged, and notes that the job of `revision` covers only the offsets below `left`; nothing
+    /// left: it is done. Compares `applied` and the job with what was loaded. A record's rows change in one transaction; a
+    /// store with small transactions may commit in several, of which the last moves the job: after a crash in between the
+    /// job makes the same rows again, which changes nothing.
+    async fn commit(
+        &mut self,
+        revision: u64,
+        left: &BTreeMap<u32, u64>,
+        reason: &Reason,
+    ) -> Result<Backlog, StoreError>;
+}
