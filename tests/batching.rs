@@ -107,10 +107,8 @@ fn rows_do_not_depend_on_how_records_are_batched() {
     let records: Vec<Record> = (0..RECORDS).map(|offset| record(offset, &mut random)).collect();
     // Two revisions, so that batches lie across their border, too.
     let border = RECORDS / 3;
-    let segments = [
-        Segment { offsets: 0..border, revision: 1, chain: chain(&host, "first") },
-        Segment { offsets: border..RECORDS, revision: 2, chain: chain(&host, "second") },
-    ];
+    let segments =
+        [Segment::of(0..border, 1, chain(&host, "first")), Segment::of(border..RECORDS, 2, chain(&host, "second"))];
     let (rows, dead, dropped) = run(&segments, &records, &[]);
     let by = |step: &str| dead.iter().filter(|dead| dead.step.starts_with(step)).count();
     assert!(by("decode") > 100 && by("rewrite-device-id") > 20, "the poison is in it: {dead:?}");

@@ -81,7 +81,7 @@ fn slices(records: &[Record], chain: &Arc<Chain>) -> Result<Vec<Slice>> {
     let mut slices = Vec::new();
     for batch in records.chunks(BATCH) {
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else { continue };
-        let segments = [Segment { offsets: 0..u64::MAX, revision: 1, chain: chain.clone() }];
+        let segments = [Segment::of(0..u64::MAX, 1, chain.clone())];
         let done = transform(&Decoder::default(), &segments, LOG, 0, batch)?;
         slices.push(Slice {
             partition: 0,

@@ -93,7 +93,7 @@ fn unavailable(error: impl std::fmt::Display) -> ApiError {
 /// Revisions that refer to a plugin or a table, and whether the one in force does.
 fn where_used(timeline: &Timeline, uses: impl Fn(&millrace_timeline::StepSpec) -> bool) -> (Vec<u64>, bool) {
     let refers = |revision: &&millrace_timeline::Revision| revision.chain.steps.iter().any(&uses);
-    let in_force = timeline.in_force(timeline.head(), u32::MAX, u64::MAX);
+    let in_force = timeline.current();
     let revisions = timeline.revisions().iter().filter(refers).map(|revision| revision.id).collect();
     (revisions, in_force.as_ref().is_some_and(refers))
 }

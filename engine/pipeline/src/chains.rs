@@ -9,6 +9,7 @@ use quick_cache::sync::Cache;
 
 use crate::secrets::{SecretError, Secrets};
 use crate::tables::{LoadedTables, TablesError};
+use crate::transform::Candidate;
 
 /// Most chains kept ready at a time. A revision that is needed again is built again, from the artifact on disk.
 const CHAINS_MAX: usize = 64;
@@ -86,6 +87,12 @@ impl Chains {
             return self.ready.get_or_insert_async(&revision.id, self.build(&revision.chain)).await;
         }
         chain
+    }
+
+    /// A revision with its chain, ready to run.
+    pub(crate) async fn candidate(&self, revision: &Revision) -> Result<Candidate, ChainBuildError> {
+        let chain = self.get(revision).await?;
+        Ok(Candidate { revision: revision.id, filter: revision.filter.clone(), chain })
     }
 
     pub(crate) fn tables(&self) -> &LoadedTables {

@@ -327,7 +327,7 @@ impl Engine {
         let bounds = status::bounds(self.log.as_ref()).await?;
         let stores = status::stores(self.log.as_ref(), &bounds, self.progress.snapshot(), (self.clock)()).await?;
         let timeline = self.timeline.borrow().clone();
-        let chain = timeline.in_force(timeline.head(), u32::MAX, u64::MAX);
+        let chain = timeline.current();
         let steps = chain.map(|revision| revision.chain.steps.iter().map(|step| step.plugin.to_string()).collect());
         let pause = self.processor.pause().get();
         Ok(Status {

@@ -16,7 +16,8 @@ use millrace_plugin_host::{Chain, Limits, LoadError, Manifest, OnError};
 use millrace_rows::ColumnType;
 use millrace_timeline::chain::PluginName;
 use millrace_timeline::{
-    CatalogueError, ChainSpec, Kind, PluginRef, Ranges, Revision, SEMANTICS_VERSION, StepSpec, TableRef, Timeline,
+    CatalogueError, ChainSpec, Filter, Kind, PluginRef, Ranges, Revision, SEMANTICS_VERSION, StepSpec, TableRef,
+    Timeline,
 };
 use serde_json::{Value, json};
 
@@ -183,12 +184,12 @@ impl Engine {
     /// The revision in force for what comes next.
     pub fn in_force(&self) -> Option<Revision> {
         let timeline = self.timeline.borrow();
-        timeline.in_force(timeline.head(), u32::MAX, u64::MAX).cloned()
+        timeline.current().cloned()
     }
 
     /// A chain in force that can't run stops the loops one by one; it is better said at the start.
     async fn check_in_force(&self, timeline: &Timeline) -> Result<(), PipelineError> {
-        if let Some(revision) = timeline.in_force(timeline.head(), u32::MAX, u64::MAX) {
+        if let Some(revision) = timeline.current() {
             self.processor().chains().build(&revision.chain).await?;
         }
         Ok(())
@@ -217,7 +218,7 @@ impl Engine {
         self.check_chain(&chain).await?;
         let timeline = self.timeline.borrow().clone();
         let head = timeline.head();
-        if let Some(in_force) = timeline.in_force(head, u32::MAX, u64::MAX)
+        if let Some(in_force) = timeline.current()
             && in_force.chain.does_the_same_as(&chain)
             && start == ActivationStart::End
         {
@@ -232,6 +233,8 @@ impl Engine {
             chain,
             author,
             reason,
+            filter: Filter::default(),
+            group: None,
             created_at_us: (self.clock)(),
         };
         let appended = match self.catalogue.append(&revision).await {

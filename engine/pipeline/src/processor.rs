@@ -333,7 +333,7 @@ impl Processor {
         let (records, _slot) = self.cut(key).await?;
         let Some(last) = records.last() else { return Err(SliceError::Internal("an empty slice was cut".into())) };
         let offsets = first..last.offset + 1;
-        let segments = self.segments(applied, partition, offsets.clone()).await?;
+        let segments = self.segments(1, applied, partition, offsets.clone()).await?;
         let cursor = Cursor { log: self.log.id(), next: offsets.end, mark: last.mark() };
         let marks: Arc<[Mark]> = records.iter().map(Record::mark).collect();
         let read = records.len() as u64;
@@ -363,7 +363,7 @@ impl Processor {
             }
             Err(error @ TransformError::Arrow(_)) => return Err(SliceError::Internal(error.to_string())),
         };
-        let Transformed { rows, dead, dropped, plugin_failures, drops, failures, logs, steps } = transformed;
+        let Transformed { rows, dead, dropped, plugin_failures, drops, failures, logs, steps, .. } = transformed;
         let failed = failures.len() as u64;
         self.diagnostics.add(partition, failures, logs);
         self.metrics.costs().add(&steps, &drops);
@@ -399,17 +399,24 @@ impl Processor {
             .then(|| 1 + ((place / every) % (records as u64 - 1)) as usize)
     }
 
-    /// The chains in force for a range of offsets, ready to run.
-    async fn segments(
+    /// The chains in force for a range of offsets, ready to run; only those of revisions from `least` on.
+    pub(crate) async fn segments(
         &self,
+        least: u64,
         applied: u64,
         partition: u32,
         offsets: Range<u64>,
     ) -> Result<Vec<Segment>, ChainBuildError> {
         let timeline = self.timeline.borrow().clone();
         let mut segments = Vec::new();
-        for (offsets, revision) in timeline.segments(applied, partition, offsets) {
-            segments.push(Segment { offsets, revision: revision.id, chain: self.chains.get(revision).await? });
+        for (offsets, revisions) in timeline.segments(applied, partition, offsets) {
+            let mut candidates = Vec::with_capacity(revisions.len());
+            for revision in revisions.into_iter().filter(|revision| revision.id >= least) {
+                candidates.push(self.chains.candidate(revision).await?);
+            }
+            if !candidates.is_empty() {
+                segments.push(Segment { offsets, candidates });
+            }
         }
         Ok(segments)
     }

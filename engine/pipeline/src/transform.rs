@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray as _, Int64Array, new_null_array};
-use arrow::compute::concat_batches;
+use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, Int64Array, new_null_array};
+use arrow::compute::{SortColumn, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -12,23 +12,43 @@ use millrace_decode::Decoder;
 use millrace_log::Record;
 use millrace_plugin_host::{CHECK_STEP, Chain, ChainStop, Dropped, Failure, LogLine, StepStats};
 use millrace_rows::canonical::RowEncoder;
-use millrace_rows::schema::{AddedColumn, OFFSET, added_columns, row_schema};
+use millrace_rows::schema::{AddedColumn, OFFSET, SUB, added_columns, row_schema};
 use millrace_rows::{DeadLetter, LogId};
+use millrace_timeline::Filter;
 
-/// A piece of the timeline: a range of offsets and what is in force for it.
+/// A piece of the timeline: a range of offsets and what is in force in it.
 #[derive(Clone)]
 pub struct Segment {
     /// The offsets.
     pub offsets: Range<u64>,
-    /// The revision in force.
+    /// The revisions of which the first whose filter a record matches is in force for it. A record that matches none is
+    /// not looked at.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A revision that may be in force.
+#[derive(Clone)]
+pub struct Candidate {
+    /// The revision.
     pub revision: u64,
+    /// Which records it is about.
+    pub filter: Filter,
     /// Its chain, ready to run.
     pub chain: Arc<Chain>,
+}
+
+impl Segment {
+    /// A piece in which one revision is in force for every record.
+    pub fn of(offsets: Range<u64>, revision: u64, chain: Arc<Chain>) -> Self {
+        Self { offsets, candidates: vec![Candidate { revision, filter: Filter::default(), chain }] }
+    }
 }
 
 /// What records became.
 #[derive(Debug)]
 pub struct Transformed {
+    /// Offsets of the records that were looked at, ascending: all of them, unless no candidate matched one.
+    pub offsets: Vec<u64>,
     /// Finished rows, in the order (`_offset`, `_sub`).
     pub rows: RecordBatch,
     /// Records that failed, in offset order.
@@ -61,7 +81,7 @@ pub enum TransformError {
 /// Decodes `records` of one partition and runs each through the chain in force for it.
 ///
 /// The result depends on each record by itself, never on the records beside it. `segments` must cover the records'
-/// offsets in ascending order; records outside of all segments are not looked at.
+/// offsets in ascending order; records outside of all segments are not looked at, nor those that no filter lets through.
 ///
 /// # Errors
 /// [`TransformError::Stop`] when the chain must pause: nothing is decided then.
@@ -72,41 +92,142 @@ pub fn transform(
     partition: u32,
     records: &[Record],
 ) -> Result<Transformed, TransformError> {
-    let mut pieces = Vec::with_capacity(segments.len());
-    let mut dead = Vec::new();
-    let (mut dropped, mut plugin_failures, mut failures) = (0, 0, Vec::new());
-    let (mut drops, mut logs, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+    let mut out = Collected::default();
     for segment in segments {
         let start = records.partition_point(|record| record.offset < segment.offsets.start);
         let end = records.partition_point(|record| record.offset < segment.offsets.end);
-        if start == end {
+        let records = &records[start..end];
+        if records.is_empty() {
             continue;
         }
-        let decoded = decoder.decode(&records[start..end], partition, log);
-        let revision = segment.revision;
-        dead.extend(decoded.dead.into_iter().map(|(offset, code)| DeadLetter {
+        let decoded = decoder.decode(records, partition, log);
+        match segment.candidates.as_slice() {
+            [only] if only.filter.is_empty() => {
+                out.looked_at(records.iter().map(|record| record.offset));
+                out.undecodable(decoded.dead, only.revision);
+                out.run(only, decoded.batch)?;
+            }
+            candidates => {
+                // What can't be decoded matches no filter.
+                if let Some(unfiltered) = candidates.iter().find(|candidate| candidate.filter.is_empty()) {
+                    out.looked_at(decoded.dead.iter().map(|(offset, _)| *offset));
+                    out.undecodable(decoded.dead, unfiltered.revision);
+                }
+                for (candidate, rows) in apart(candidates, &decoded.batch)? {
+                    out.looked_at(offsets_of(&rows));
+                    out.run(candidate, rows)?;
+                }
+            }
+        }
+    }
+    out.finish()
+}
+
+/// The decoded records by the candidate that is in force for them; in their order within each.
+fn apart<'a>(
+    candidates: &'a [Candidate],
+    batch: &RecordBatch,
+) -> Result<Vec<(&'a Candidate, RecordBatch)>, ArrowError> {
+    let mut left = vec![true; batch.num_rows()];
+    let mut parts = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let columns: Vec<_> = candidate
+            .filter
+            .columns
+            .keys()
+            .map(|name| (name, batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())))
+            .collect();
+        let taken: BooleanArray = (0..batch.num_rows())
+            .map(|row| {
+                let value = |name: &str| {
+                    let (_, column) = columns.iter().find(|(column, _)| *column == name)?;
+                    column.filter(|column| column.is_valid(row)).map(|column| column.value(row))
+                };
+                let takes = left[row] && candidate.filter.matches(value);
+                left[row] &= !takes;
+                Some(takes)
+            })
+            .collect();
+        if taken.true_count() > 0 {
+            parts.push((candidate, filter_record_batch(batch, &taken)?));
+        }
+    }
+    Ok(parts)
+}
+
+fn offsets_of(rows: &RecordBatch) -> impl Iterator<Item = u64> {
+    let offsets = rows.column_by_name(OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    // The decoder's own column: never null, never negative.
+    offsets.into_iter().flat_map(|offsets| offsets.values().iter().map(|offset| *offset as u64))
+}
+
+/// What chains gave, piece by piece.
+#[derive(Default)]
+struct Collected {
+    offsets: Vec<u64>,
+    pieces: Vec<RecordBatch>,
+    dead: Vec<DeadLetter>,
+    dropped: u64,
+    plugin_failures: u64,
+    drops: Vec<Dropped>,
+    failures: Vec<Failure>,
+    logs: Vec<LogLine>,
+    steps: Vec<StepStats>,
+}
+
+impl Collected {
+    fn looked_at(&mut self, offsets: impl Iterator<Item = u64>) {
+        self.offsets.extend(offsets);
+    }
+
+    fn undecodable(&mut self, dead: Vec<(u64, &'static str)>, revision: u64) {
+        self.dead.extend(dead.into_iter().map(|(offset, code)| DeadLetter {
             offset,
             revision,
             step: "decode".into(),
             code: code.into(),
         }));
-        let output = segment.chain.run(decoded.batch)?;
-        dropped += output.dropped_records();
-        plugin_failures += output.dead.iter().filter(|dead| &*dead.step != CHECK_STEP).count() as u64;
-        dead.extend(output.dead.into_iter().map(|dead| DeadLetter {
+    }
+
+    fn run(&mut self, candidate: &Candidate, rows: RecordBatch) -> Result<(), TransformError> {
+        let revision = candidate.revision;
+        let output = candidate.chain.run(rows)?;
+        self.dropped += output.dropped_records();
+        self.plugin_failures += output.dead.iter().filter(|dead| &*dead.step != CHECK_STEP).count() as u64;
+        self.dead.extend(output.dead.into_iter().map(|dead| DeadLetter {
             offset: dead.offset,
             revision,
             step: dead.step.to_string(),
             code: dead.code.to_string(),
         }));
-        failures.extend(output.failures);
-        drops.extend(output.dropped);
-        logs.extend(output.logs);
-        steps.extend(output.steps);
-        pieces.push(with_revision(&output.rows, revision)?);
+        self.failures.extend(output.failures);
+        self.drops.extend(output.dropped);
+        self.logs.extend(output.logs);
+        self.steps.extend(output.steps);
+        self.pieces.push(with_revision(&output.rows, revision)?);
+        Ok(())
     }
-    dead.sort_by_key(|dead| dead.offset);
-    Ok(Transformed { rows: union(&pieces)?, dead, dropped, plugin_failures, drops, failures, logs, steps })
+
+    fn finish(self) -> Result<Transformed, TransformError> {
+        let Self { mut offsets, pieces, mut dead, dropped, plugin_failures, drops, failures, logs, steps } = self;
+        dead.sort_by_key(|dead| dead.offset);
+        let mixed = !offsets.is_sorted();
+        offsets.sort_unstable();
+        let rows = union(&pieces)?;
+        let rows = if mixed { in_order(&rows)? } else { rows };
+        Ok(Transformed { offsets, rows, dead, dropped, plugin_failures, drops, failures, logs, steps })
+    }
+}
+
+/// The rows in the order (`_offset`, `_sub`).
+fn in_order(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let column = |name: &str| {
+        let values = rows.column_by_name(name).cloned();
+        let values = values.ok_or_else(|| ArrowError::SchemaError(format!("no column {name}")))?;
+        Ok::<_, ArrowError>(SortColumn { values, options: None })
+    };
+    let order = lexsort_to_indices(&[column(OFFSET)?, column(SUB)?], None)?;
+    take_record_batch(rows, &order)
 }
 
 /// Transforms records again, cut at `cut`, and answers where the result differs from that of the whole: a plugin that

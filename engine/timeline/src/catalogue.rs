@@ -40,6 +40,9 @@ pub const BLOB_CHUNK_BYTES: usize = 90_000;
 /// Largest revision, in bytes of its JSON: what fits into one value, and some room.
 pub const REVISION_BYTES_MAX: usize = 95_000;
 
+/// Most bytes of the revisions that are appended at once: half of a transaction.
+pub const GROUP_BYTES_MAX: usize = 500_000;
+
 /// Why the catalogue did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
@@ -183,29 +186,51 @@ impl Catalogue {
         Ok(Timeline::new(revisions)?)
     }
 
-    /// Appends the revision after the timeline's head.
+    /// Appends a revision after the timeline's head.
     ///
     /// # Errors
-    /// [`CatalogueError::RevisionExists`] when another writer was first.
+    /// As [`Self::append_all`].
     pub async fn append(&self, revision: &Revision) -> Result<(), CatalogueError> {
-        let key = self.key(&("revision", revision.id));
-        let mut compares = vec![Compare { key: key.clone(), expected: None }];
-        if revision.id > 1 {
-            let before = self.key(&("revision", revision.id - 1));
+        self.append_all(std::slice::from_ref(revision)).await
+    }
+
+    /// Appends revisions after the timeline's head, all of them or none.
+    ///
+    /// # Errors
+    /// [`CatalogueError::RevisionExists`] when another writer was first, [`CatalogueError::RevisionTooLarge`] when one of
+    /// them does not fit into a value or all of them into a transaction.
+    pub async fn append_all(&self, revisions: &[Revision]) -> Result<(), CatalogueError> {
+        let Some(first) = revisions.first().map(|revision| revision.id) else { return Ok(()) };
+        let mut batch = Batch::default();
+        if first > 1 {
+            let before = self.key(&("revision", first - 1));
             let expected = self.keyspace.get(&before).await?;
             if expected.is_none() {
-                return Err(TimelineError::Order { expected: revision.id - 1, found: revision.id }.into());
+                return Err(TimelineError::Order { expected: first - 1, found: first }.into());
             }
-            compares.push(Compare { key: before, expected });
+            batch.compares.push(Compare { key: before, expected });
         }
-        compares.extend(self.pointers(revision).await?);
-        let value = to_json(revision)?;
-        if value.len() > REVISION_BYTES_MAX {
-            return Err(CatalogueError::RevisionTooLarge(value.len()));
+        let mut bytes = 0;
+        for (expected, revision) in (first..).zip(revisions) {
+            if revision.id != expected {
+                return Err(TimelineError::Order { expected, found: revision.id }.into());
+            }
+            let key = self.key(&("revision", revision.id));
+            let value = to_json(revision)?;
+            bytes += value.len();
+            if value.len() > REVISION_BYTES_MAX || bytes > GROUP_BYTES_MAX {
+                return Err(CatalogueError::RevisionTooLarge(bytes.max(value.len())));
+            }
+            batch.compares.push(Compare { key: key.clone(), expected: None });
+            for pointer in self.pointers(revision).await? {
+                if !batch.compares.iter().any(|compare| compare.key == pointer.key) {
+                    batch.compares.push(pointer);
+                }
+            }
+            batch.writes.push(Write::Put(key, value));
         }
-        let writes = vec![Write::Put(key, value)];
-        match self.keyspace.commit(Batch { compares, writes }).await {
-            Err(KeyspaceError::Conflict { .. }) => Err(CatalogueError::RevisionExists(revision.id)),
+        match self.keyspace.commit(batch).await {
+            Err(KeyspaceError::Conflict { .. }) => Err(CatalogueError::RevisionExists(first)),
             other => Ok(other?),
         }
     }

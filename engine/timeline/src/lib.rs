@@ -5,6 +5,7 @@
 //! ```
 //!
 //! * [`revision`]: revisions and the pure functions over them.
+//! * [`filter`]: which records of a range a revision is about.
 //! * [`chain`]: what a revision pins: everything that can change a row.
 //! * [`catalogue`]: where all of it is kept, with export and restore.
 //! * [`plugins`], [`tables`]: what chains refer to.
@@ -14,12 +15,14 @@ pub mod access;
 pub mod catalogue;
 pub mod chain;
 mod export;
+pub mod filter;
 pub mod plugins;
 pub mod revision;
 pub mod tables;
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use chain::{ChainSpec, PluginRef, SEMANTICS_VERSION, StepSpec};
+pub use filter::Filter;
 pub use plugins::PluginEntry;
 pub use revision::{Kind, OffsetRange, Ranges, Revision, Timeline, TimelineError};
 pub use tables::{TableEntry, TableRef};

@@ -7,6 +7,7 @@ use millrace_rows::Job;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::ChainSpec;
+use crate::filter::Filter;
 
 /// Why a revision was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +82,14 @@ pub struct Revision {
     pub id: u64,
     /// Why it was appended.
     pub kind: Kind,
-    /// Which records it covers.
+    /// Which offsets it covers.
     pub ranges: Ranges,
+    /// Which records of them.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
+    /// The first revision of the group that was appended with this one at once; `None`: it stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u64>,
     /// What is in force for them.
     pub chain: ChainSpec,
     /// Who appended it.
@@ -107,6 +114,14 @@ pub enum TimelineError {
     /// The first revision leaves records without a chain.
     #[error("revision 1 must cover every record of every partition")]
     FirstNotTotal,
+    /// A filter that can't be.
+    #[error("revision {revision}: {detail}")]
+    Filter {
+        /// The revision.
+        revision: u64,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// A range that holds nothing.
     #[error("revision {revision}: the range of partition {partition} is empty: {start} to {end}")]
     EmptyRange {
@@ -137,8 +152,11 @@ impl Timeline {
             if revision.id != expected {
                 return Err(TimelineError::Order { expected, found: revision.id });
             }
-            if expected == 1 && revision.ranges != Ranges::everything() {
+            if expected == 1 && (revision.ranges != Ranges::everything() || !revision.filter.is_empty()) {
                 return Err(TimelineError::FirstNotTotal);
+            }
+            if let Some(detail) = revision.filter.problem() {
+                return Err(TimelineError::Filter { revision: revision.id, detail });
             }
             for (partition, range) in &revision.ranges.partitions {
                 if let (true, Some(end)) = (range.is_empty(), range.end) {
@@ -169,19 +187,47 @@ impl Timeline {
         id.checked_sub(1).and_then(|index| self.revisions.get(usize::try_from(index).ok()?))
     }
 
-    /// The revision in force for one record, for a store that has taken in revisions up to `applied`: the highest one
-    /// that covers it. `None` only where `applied` is 0.
-    pub fn in_force(&self, applied: u64, partition: u32, offset: u64) -> Option<&Revision> {
+    /// The revisions of which one is in force for a record, for a store that has taken in revisions up to `applied`:
+    /// those that cover its offset, highest first, down to the first without a filter. Empty only where `applied` is 0.
+    pub fn candidates(&self, applied: u64, partition: u32, offset: u64) -> Vec<&Revision> {
         let taken_in = self.revisions.len().min(usize::try_from(applied).unwrap_or(usize::MAX));
-        self.revisions[..taken_in]
-            .iter()
-            .rev()
-            .find(|revision| revision.ranges.of(partition).is_some_and(|range| range.contains(offset)))
+        let covers = |revision: &&Revision| revision.ranges.of(partition).is_some_and(|range| range.contains(offset));
+        let mut candidates = Vec::new();
+        for revision in self.revisions[..taken_in].iter().rev().filter(covers) {
+            candidates.push(revision);
+            if revision.filter.is_empty() {
+                break;
+            }
+        }
+        candidates
     }
 
-    /// Cuts a range of offsets into the longest pieces that have one revision in force, in offset order.
-    pub fn segments(&self, applied: u64, partition: u32, offsets: Range<u64>) -> Vec<(Range<u64>, &Revision)> {
-        // The revision in force can change only where some range begins or ends.
+    /// The revision in force for one record: the highest one of which range and filter both match. `matches` tells
+    /// whether the record matches a filter; it is not asked for empty ones. `None` only where `applied` is 0.
+    pub fn in_force_for(
+        &self,
+        applied: u64,
+        partition: u32,
+        offset: u64,
+        matches: impl Fn(&Filter) -> bool,
+    ) -> Option<&Revision> {
+        let candidates = self.candidates(applied, partition, offset);
+        candidates.into_iter().find(|revision| revision.filter.is_empty() || matches(&revision.filter))
+    }
+
+    /// The revision in force for a record that no filter matches.
+    pub fn in_force(&self, applied: u64, partition: u32, offset: u64) -> Option<&Revision> {
+        self.in_force_for(applied, partition, offset, |_| false)
+    }
+
+    /// The revision in force for what comes next, in any partition.
+    pub fn current(&self) -> Option<&Revision> {
+        self.in_force(self.head(), u32::MAX, u64::MAX)
+    }
+
+    /// Cuts a range of offsets into the longest pieces that have the same candidates throughout, in offset order.
+    pub fn segments(&self, applied: u64, partition: u32, offsets: Range<u64>) -> Vec<(Range<u64>, Vec<&Revision>)> {
+        // What is in force can change only where some range begins or ends.
         let mut cuts: Vec<u64> = self
             .revisions
             .iter()
@@ -193,18 +239,27 @@ impl Timeline {
         cuts.sort_unstable();
         cuts.dedup();
         cuts.push(offsets.end);
-        let mut segments: Vec<(Range<u64>, &Revision)> = Vec::new();
+        let mut segments: Vec<(Range<u64>, Vec<&Revision>)> = Vec::new();
         let mut start = offsets.start;
         for end in cuts.into_iter().filter(|end| offsets.start < *end) {
-            if let Some(revision) = self.in_force(applied, partition, start) {
-                match segments.last_mut() {
-                    Some((range, last)) if last.id == revision.id && range.end == start => range.end = end,
-                    _ => segments.push((start..end, revision)),
-                }
+            let candidates = self.candidates(applied, partition, start);
+            let ids = |revisions: &[&Revision]| revisions.iter().map(|revision| revision.id).collect::<Vec<_>>();
+            match segments.last_mut() {
+                Some((range, last)) if range.end == start && ids(last) == ids(&candidates) => range.end = end,
+                _ if candidates.is_empty() => {}
+                _ => segments.push((start..end, candidates)),
             }
             start = end;
         }
         segments
+    }
+
+    /// Where a job's work in one partition ends and begins: the revision's range below what is left of it.
+    pub fn job_range(&self, job: &Job, partition: u32) -> Option<Range<u64>> {
+        let range = self.get(job.revision)?.ranges.of(partition)?;
+        let below = *job.below.get(&partition)?;
+        let end = range.end.map_or(below, |end| end.min(below));
+        (range.start < end).then_some(range.start..end)
     }
 
     /// The offset that a store which has taken in revisions up to `applied` must not pass in a partition: where a later
@@ -239,6 +294,8 @@ mod tests {
             id,
             kind: if id == 1 { Kind::Activate } else { Kind::Correct },
             ranges,
+            filter: Filter::default(),
+            group: None,
             chain: ChainSpec { semantics: 1, steps: vec![] },
             author: "test".into(),
             reason: "test".into(),
@@ -253,11 +310,24 @@ mod tests {
             .prop_map(|(partitions, later_partitions)| Ranges { partitions, later_partitions })
     }
 
+    fn any_filter() -> impl Strategy<Value = Filter> {
+        prop_oneof![
+            Just(Filter::default()),
+            Just(Filter::default().with("app", ["a"])),
+            Just(Filter::default().with("app", ["a", "b"])),
+        ]
+    }
+
     fn any_timeline() -> impl Strategy<Value = Timeline> {
-        proptest::collection::vec(any_ranges(), 0..6).prop_map(|later| {
-            let all = std::iter::once(Ranges::everything()).chain(later);
-            Timeline::new((1..).zip(all).map(|(id, ranges)| revision(id, ranges)).collect()).unwrap()
+        proptest::collection::vec((any_ranges(), any_filter()), 0..6).prop_map(|later| {
+            let all = std::iter::once((Ranges::everything(), Filter::default())).chain(later);
+            let revisions = (1..).zip(all).map(|(id, (ranges, filter))| Revision { filter, ..revision(id, ranges) });
+            Timeline::new(revisions.collect()).unwrap()
         })
+    }
+
+    fn matching<'a>(app: &'a str) -> impl Fn(&Filter) -> bool + 'a {
+        move |filter| filter.matches(|_| Some(app))
     }
 
     proptest! {
@@ -267,16 +337,35 @@ mod tests {
         ) {
             let segments = timeline.segments(applied, partition, start..start + length);
             let mut at = start;
-            for (range, revision) in &segments {
+            for (range, candidates) in &segments {
                 prop_assert_eq!(range.start, at);
                 prop_assert!(range.start < range.end);
                 for offset in range.clone() {
-                    prop_assert_eq!(timeline.in_force(applied, partition, offset).unwrap().id, revision.id);
+                    for app in ["a", "b", "c"] {
+                        let found = candidates.iter().find(|r| r.filter.is_empty() || matching(app)(&r.filter));
+                        let expected = timeline.in_force_for(applied, partition, offset, matching(app));
+                        prop_assert_eq!(found.unwrap().id, expected.unwrap().id);
+                    }
                 }
                 at = range.end;
             }
             prop_assert_eq!(at, start + length);
-            prop_assert!(segments.windows(2).all(|pair| pair[0].1.id != pair[1].1.id), "as long as possible");
+            prop_assert!(segments.windows(2).all(|pair| pair[0].1 != pair[1].1), "as long as possible");
+        }
+
+        #[test]
+        fn the_highest_that_matches_is_in_force(
+            timeline in any_timeline(), applied in 1..8u64, partition in 0..4u32, offset in 0..80u64,
+        ) {
+            for app in ["a", "b", "c"] {
+                let naive = timeline.revisions().iter().filter(|revision| {
+                    revision.id <= applied
+                        && revision.ranges.of(partition).is_some_and(|range| range.contains(offset))
+                        && revision.filter.matches(|_| Some(app))
+                });
+                let found = timeline.in_force_for(applied, partition, offset, matching(app));
+                prop_assert_eq!(found.map(|r| r.id), naive.last().map(|r| r.id));
+            }
         }
 
         #[test]

@@ -11,7 +11,7 @@ use millrace_timeline::access::{AUDIT_ENTRIES_MAX, AuditEntry, PauseEntry, Token
 use millrace_timeline::catalogue::{BLOB_CHUNK_BYTES, ImportPosition};
 use millrace_timeline::chain::PluginName;
 use millrace_timeline::{
-    Catalogue, CatalogueError, ChainSpec, Kind, PluginEntry, PluginRef, Ranges, Revision, StepSpec, TableEntry,
+    Catalogue, CatalogueError, ChainSpec, Filter, Kind, PluginEntry, PluginRef, Ranges, Revision, StepSpec, TableEntry,
 };
 
 async fn open(dir: &Path) -> (Catalogue, Arc<EmbeddedKeyspace>) {
@@ -35,6 +35,8 @@ fn revision(id: u64, plugin: Option<PluginRef>) -> Revision {
         id,
         kind: Kind::Activate,
         ranges: if id == 1 { Ranges::everything() } else { Ranges::from_ends([(0, 10), (1, 20)]) },
+        filter: Filter::default(),
+        group: None,
         chain: ChainSpec { semantics: 1, steps },
         author: "test".into(),
         reason: "because".into(),
