@@ -11,13 +11,17 @@
 //! * [`ingest`]: events into the log, each once; acknowledged when durable.
 //! * [`processor`]: the transformed slice at a place of the log; computed once, shared by both stores.
 //! * [`materialize`]: the loop that keeps one store up to date.
+//! * [`replay`]: a range of the log through chains once more; [`rematerialize`]: the loop that works off what revisions leave
+//!   behind a store's cursors.
 //! * [`registry`], [`tables`], [`pipeline`]: what is uploaded, and how it comes into force; [`trial`]: how it is tried first.
+//! * [`correction`]: a candidate chain for records of the past: planned, shown, brought into force.
 //! * [`tokens`]: who may do what.
 //! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
 //! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
 //! * [`engine`]: puts the parts together for one machine.
 
 pub mod chains;
+pub mod correction;
 pub mod costs;
 pub mod dedup;
 pub mod diagnostics;
@@ -31,6 +35,8 @@ pub mod pipeline;
 pub mod processor;
 pub mod progress;
 pub mod registry;
+pub mod rematerialize;
+pub mod replay;
 pub mod samples;
 pub mod secrets;
 pub mod status;

@@ -25,14 +25,15 @@ use tokio::time::Instant;
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
 use crate::progress::{PartitionState, Progress};
+use crate::rematerialize::job_progress;
 
 /// Slices that wait for a store's loop, besides the one that each feeder holds.
 const SLICES_WAITING_MAX: usize = 2;
 /// Pause before the first retry; doubled with each up to [`RETRY_PAUSE_MAX`].
-const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
+pub(crate) const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between retries. Retries go on until the store or the log answers: giving up would lose nothing but
 /// help nobody.
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
+pub(crate) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// When a loop commits what it has staged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +107,7 @@ impl Materializer {
         let mut timeline = self.processor.timeline();
         let state = store.load().await?;
         let revisions = timeline.borrow_and_update().clone();
-        let state = take_in(store, state, &revisions).await?;
+        let state = self.take_in(store, state, &revisions).await?;
         let partitions = self.processor.log().partitions();
         self.progress.report(store.name(), &state, partitions);
         self.progress.restart(store.name());
@@ -182,6 +183,37 @@ impl Materializer {
         Ok(())
     }
 
+    /// Takes in every revision that the store has not yet.
+    async fn take_in(
+        &self,
+        store: &mut dyn Store,
+        mut state: StoreState,
+        timeline: &Timeline,
+    ) -> Result<StoreState, StoreError> {
+        if state.applied > timeline.head() {
+            return Err(StoreError::Broken {
+                store: store.name(),
+                detail: format!(
+                    "the store has taken in revision {}, the timeline ends at {}: the catalogue is older than the store; \
+                     restore a newer export",
+                    state.applied,
+                    timeline.head()
+                ),
+            });
+        }
+        while state.applied < timeline.head() {
+            let next = state.applied + 1;
+            let cursors: BTreeMap<u32, u64> = state.cursors.iter().map(|(p, cursor)| (*p, cursor.next)).collect();
+            let job = timeline.job(next, &cursors);
+            if let Some(job) = &job {
+                self.progress.expect_job(store.name(), job_progress(timeline, job));
+            }
+            state = store.take_in(next, job).await?;
+            tracing::info!(store = store.name(), revision = next, "took in a revision");
+        }
+        Ok(state)
+    }
+
     /// Tells the log what every store has: it may trim that.
     async fn release(&self, state: &StoreState) {
         for partition in state.cursors.keys() {
@@ -193,30 +225,8 @@ impl Materializer {
     }
 }
 
-/// Takes in every revision that the store has not yet.
-async fn take_in(store: &mut dyn Store, mut state: StoreState, timeline: &Timeline) -> Result<StoreState, StoreError> {
-    if state.applied > timeline.head() {
-        return Err(StoreError::Broken {
-            store: store.name(),
-            detail: format!(
-                "the store has taken in revision {}, the timeline ends at {}: the catalogue is older than the store; \
-                 restore a newer export",
-                state.applied,
-                timeline.head()
-            ),
-        });
-    }
-    while state.applied < timeline.head() {
-        let next = state.applied + 1;
-        let cursors: BTreeMap<u32, u64> = state.cursors.iter().map(|(p, cursor)| (*p, cursor.next)).collect();
-        state = store.take_in(next, timeline.job(next, &cursors)).await?;
-        tracing::info!(store = store.name(), revision = next, "took in a revision");
-    }
-    Ok(state)
-}
-
 /// Returns when the engine stops.
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     // An error means that the engine is gone: the same.
     let _ = shutdown.wait_for(|stop| *stop).await;
 }

@@ -51,6 +51,7 @@ pub struct Metrics {
     failures: Counter,
     fuel: Counter,
     retries: Family<StoreLabel, Counter>,
+    remade: Family<StoreLabel, Counter>,
     commits: Family<StoreLabel, Histogram, fn() -> Histogram>,
     costs: Costs,
 }
@@ -85,6 +86,7 @@ impl Default for Metrics {
             failures: Counter::default(),
             fuel: Counter::default(),
             retries: Family::default(),
+            remade: Family::default(),
             commits: Family::new_with_constructor(commit_seconds),
             costs: Costs::default(),
         }
@@ -110,6 +112,11 @@ impl Metrics {
         registry.register("plugin_failures", "Failures with a message in the protected buffer", self.failures.clone());
         registry.register("fuel", "Fuel that plugins used", self.fuel.clone());
         registry.register("store_retries", "Times a store's loop began again after an error", self.retries.clone());
+        registry.register(
+            "remade_records",
+            "Records of which a store's rows were made again for a correction",
+            self.remade.clone(),
+        );
         registry.register_with_unit("store_commit", "Time of a store's commit", Unit::Seconds, self.commits.clone());
     }
 
@@ -158,6 +165,10 @@ impl Metrics {
 
     pub(crate) fn store_committed(&self, store: &str, took: Duration) {
         self.commits.get_or_create(&StoreLabel { store: store.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn remade(&self, store: &str, records: u64) {
+        self.remade.get_or_create(&StoreLabel { store: store.to_owned() }).inc_by(records);
     }
 
     pub(crate) fn store_retried(&self, store: &str) {

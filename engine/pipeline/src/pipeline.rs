@@ -264,7 +264,7 @@ impl Engine {
 
     /// Everything that can be wrong with a chain: the operator's rules, its steps among themselves, and its columns beside
     /// those that the stores have.
-    async fn check_chain(&self, spec: &ChainSpec) -> Result<(), PipelineError> {
+    pub(crate) async fn check_chain(&self, spec: &ChainSpec) -> Result<(), PipelineError> {
         for required in &self.policy.required {
             let meets = |plugin: &PluginRef| plugin.name == *required || plugin.to_string() == *required;
             if !spec.steps.iter().any(|step| meets(&step.plugin)) {

@@ -5,7 +5,6 @@
 //! are the same, so a cut is only a matter of speed.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,7 +21,8 @@ use crate::chains::{ChainBuildError, Chains};
 use crate::diagnostics::Diagnostics;
 use crate::metrics::Metrics;
 use crate::pause::{ENGINE, Pause};
-use crate::transform::{Segment, TransformError, Transformed, split_difference, transform};
+use crate::replay::REPLAYS_MAX;
+use crate::transform::{TransformError, Transformed, split_difference, transform};
 use millrace_timeline::Timeline;
 
 /// What bounds the work on one slice.
@@ -70,12 +70,21 @@ pub enum SliceError {
     /// The chain is paused. Nothing was decided.
     #[error("the chain is paused: {0}")]
     Paused(String),
+    /// The chain would have to pause at records that are made again. The live loops are not concerned.
+    #[error("the chain stops at {0}")]
+    Stopped(String),
     /// The plugin host could not run just now.
     #[error("{0}")]
     Host(String),
     /// A defect of the engine.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl From<arrow::error::ArrowError> for SliceError {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        Self::Internal(error.to_string())
+    }
 }
 
 impl SliceError {
@@ -122,6 +131,7 @@ pub struct Processor {
     timeline: watch::Receiver<Arc<Timeline>>,
     cache: Cache<SliceKey, Arc<Slice>, SliceBytes>,
     slots: Semaphore,
+    replays: Arc<Semaphore>,
     options: ProcessorOptions,
     failures: FailureWindow,
     pause: Pause,
@@ -171,6 +181,7 @@ impl Processor {
             timeline,
             cache: slice_cache(options.cache_bytes),
             slots: Semaphore::new(options.concurrency.max(1)),
+            replays: Arc::new(Semaphore::new(REPLAYS_MAX)),
             failures: FailureWindow::new(options.failure_rate_max),
             pause,
             diagnostics,
@@ -217,6 +228,15 @@ impl Processor {
     /// Chains ready to run.
     pub fn chains(&self) -> &Chains {
         &self.chains
+    }
+
+    /// What a batch holds at the most.
+    pub(crate) fn batch(&self) -> ReadLimit {
+        ReadLimit { records: self.options.batch_records, bytes: self.options.batch_bytes }
+    }
+
+    pub(crate) fn replays(&self) -> &Arc<Semaphore> {
+        &self.replays
     }
 
     /// The decoder.
@@ -290,7 +310,7 @@ impl Processor {
     /// the store that asks takes that in first, and asks again.
     async fn cut(&self, key: SliceKey) -> Result<(Vec<Record>, SemaphorePermit<'_>), SliceError> {
         let SliceKey { partition, first, applied } = key;
-        let read = ReadLimit { records: self.options.batch_records, bytes: self.options.batch_bytes };
+        let read = self.batch();
         let (mut timeline, mut pending) = (self.timeline.clone(), self.pending.subscribe());
         loop {
             timeline.mark_unchanged();
@@ -333,7 +353,8 @@ impl Processor {
         let (records, _slot) = self.cut(key).await?;
         let Some(last) = records.last() else { return Err(SliceError::Internal("an empty slice was cut".into())) };
         let offsets = first..last.offset + 1;
-        let segments = self.segments(1, applied, partition, offsets.clone()).await?;
+        let timeline = self.timeline.borrow().clone();
+        let segments = self.segments_of(&timeline, 1, applied, partition, offsets.clone()).await?;
         let cursor = Cursor { log: self.log.id(), next: offsets.end, mark: last.mark() };
         let marks: Arc<[Mark]> = records.iter().map(Record::mark).collect();
         let read = records.len() as u64;
@@ -397,28 +418,6 @@ impl Processor {
         let place = xxh3_64(&[&partition.to_le_bytes()[..], &first.to_le_bytes()].concat());
         (records > 1 && every > 0 && place.is_multiple_of(every))
             .then(|| 1 + ((place / every) % (records as u64 - 1)) as usize)
-    }
-
-    /// The chains in force for a range of offsets, ready to run; only those of revisions from `least` on.
-    pub(crate) async fn segments(
-        &self,
-        least: u64,
-        applied: u64,
-        partition: u32,
-        offsets: Range<u64>,
-    ) -> Result<Vec<Segment>, ChainBuildError> {
-        let timeline = self.timeline.borrow().clone();
-        let mut segments = Vec::new();
-        for (offsets, revisions) in timeline.segments(applied, partition, offsets) {
-            let mut candidates = Vec::with_capacity(revisions.len());
-            for revision in revisions.into_iter().filter(|revision| revision.id >= least) {
-                candidates.push(self.chains.candidate(revision).await?);
-            }
-            if !candidates.is_empty() {
-                segments.push(Segment { offsets, candidates });
-            }
-        }
-        Ok(segments)
     }
 }
 

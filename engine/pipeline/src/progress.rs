@@ -4,6 +4,7 @@
 //! up read here. It is a copy for people and for retention: what counts is the cursor in the store.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use millrace_rows::StoreState;
@@ -38,6 +39,29 @@ pub struct PartitionProgress {
     pub state: PartitionState,
 }
 
+/// What is left of a revision's job in one store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct JobProgress {
+    /// The revision.
+    pub revision: u64,
+    /// Offsets that are left, by partition.
+    pub left: BTreeMap<u32, Range<u64>>,
+    /// Records made again since the process started.
+    pub remade: u64,
+    /// Records below the log's start: their rows stay as they are.
+    pub frozen: u64,
+    /// Why it does not go on, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+impl JobProgress {
+    /// Offsets that are left, over all partitions.
+    pub fn offsets_left(&self) -> u64 {
+        self.left.values().map(|range| range.end - range.start).sum()
+    }
+}
+
 /// One store's place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct StoreProgress {
@@ -48,6 +72,8 @@ pub struct StoreProgress {
     pub problem: Option<String>,
     /// By partition. Empty until the store's state was read for the first time.
     pub partitions: BTreeMap<u32, PartitionProgress>,
+    /// Jobs that are not done, by revision; `None` until they were read for the first time.
+    pub jobs: Option<BTreeMap<u64, JobProgress>>,
 }
 
 /// All stores' places, by store name.
@@ -93,6 +119,36 @@ impl Progress {
         });
     }
 
+    /// Makes known what is left of a store's jobs. What is known of each beside that stays.
+    pub(crate) fn report_jobs(&self, store: &'static str, jobs: Vec<JobProgress>) {
+        self.update(store, |progress| {
+            let before = progress.jobs.take().unwrap_or_default();
+            let known = |job: JobProgress| {
+                let before = before.get(&job.revision).cloned().unwrap_or_default();
+                (job.revision, JobProgress { left: job.left, revision: job.revision, ..before })
+            };
+            progress.jobs = Some(jobs.into_iter().map(known).collect());
+        });
+    }
+
+    /// Changes what is known of one job.
+    pub(crate) fn update_job(&self, store: &'static str, revision: u64, change: impl FnOnce(&mut JobProgress)) {
+        self.update(store, |progress| {
+            if let Some(job) = progress.jobs.as_mut().and_then(|jobs| jobs.get_mut(&revision)) {
+                change(job);
+            }
+        });
+    }
+
+    /// A job that taking in a revision is about to leave: the log must not be trimmed there from now on.
+    pub(crate) fn expect_job(&self, store: &'static str, job: JobProgress) {
+        self.update(store, |progress| {
+            if let Some(jobs) = &mut progress.jobs {
+                jobs.insert(job.revision, job);
+            }
+        });
+    }
+
     /// A loop begins again: whatever had stopped is tried again.
     pub(crate) fn restart(&self, store: &'static str) {
         self.update(store, |progress| {
@@ -116,13 +172,31 @@ impl Progress {
         });
     }
 
-    /// The offset below which every store has everything; `None` while some store's place is not known.
+    /// The offset below which every store has everything and no job has anything left; `None` while that is not known.
     pub fn released_below(&self, partition: u32) -> Option<u64> {
         let snapshot = self.sender.borrow();
         snapshot
             .values()
-            .map(|store| store.partitions.get(&partition).map(|progress| progress.next))
+            .map(|store| {
+                let next = store.partitions.get(&partition)?.next;
+                let jobs = store.jobs.as_ref()?.values().filter_map(|job| job.left.get(&partition));
+                Some(jobs.map(|left| left.start).fold(next, u64::min))
+            })
             .try_fold(u64::MAX, |lowest, next| next.map(|next| lowest.min(next)))
+    }
+
+    /// Returns once every store has taken in `revision` and has nothing left of it or of any before; or with the reason
+    /// once one of them can't by itself.
+    pub async fn wait_for_revision(&self, revision: u64) -> Result<(), String> {
+        let mut receiver = self.subscribe();
+        loop {
+            if settled(&receiver.borrow_and_update(), revision)? {
+                return Ok(());
+            }
+            if receiver.changed().await.is_err() {
+                return Err("the engine has stopped".into());
+            }
+        }
     }
 
     /// Returns once every store has everything below `ends` (partition → offset), or with the reason once one of them
@@ -140,6 +214,22 @@ impl Progress {
             }
         }
     }
+}
+
+/// Whether every store has taken in `revision` and worked off what it left; an error where one can't by itself.
+fn settled(snapshot: &Snapshot, revision: u64) -> Result<bool, String> {
+    let mut all = true;
+    for (name, store) in snapshot {
+        if let Some(problem) = &store.problem {
+            return Err(format!("{name}: {problem}"));
+        }
+        let jobs = store.jobs.as_ref();
+        if let Some(problem) = jobs.into_iter().flat_map(BTreeMap::values).find_map(|job| job.problem.as_ref()) {
+            return Err(format!("{name}: {problem}"));
+        }
+        all &= store.applied >= revision && jobs.is_some_and(|jobs| jobs.range(..=revision).next().is_none());
+    }
+    Ok(all)
 }
 
 enum Reached {
@@ -170,6 +260,7 @@ mod tests {
 
     fn at(progress: &Progress, store: &'static str, partition: u32, next: u64) {
         progress.update(store, |s| {
+            s.jobs.get_or_insert_default();
             s.partitions.insert(partition, PartitionProgress { next, state: PartitionState::Running });
         });
     }
@@ -181,6 +272,11 @@ mod tests {
         at(&progress, "delta", 0, 9);
         assert_eq!(progress.released_below(0), None);
         at(&progress, "history", 0, 5);
+        assert_eq!(progress.released_below(0), Some(5));
+        let job = JobProgress { revision: 2, left: BTreeMap::from([(0, 3..5)]), ..JobProgress::default() };
+        progress.expect_job("delta", job);
+        assert_eq!(progress.released_below(0), Some(3), "a job needs the log");
+        progress.report_jobs("delta", vec![]);
         assert_eq!(progress.released_below(0), Some(5));
     }
 

@@ -67,6 +67,26 @@ pub struct Transformed {
     pub steps: Vec<StepStats>,
 }
 
+impl Transformed {
+    /// What became of some of the records: `offsets`, ascending.
+    ///
+    /// # Errors
+    /// When rows can't be taken apart: a defect.
+    pub fn only(self, offsets: &[u64]) -> Result<Self, ArrowError> {
+        if self.offsets == offsets {
+            return Ok(self);
+        }
+        let kept = |offset: &u64| offsets.binary_search(offset).is_ok();
+        let mask: BooleanArray = offsets_of(&self.rows).map(|offset| Some(kept(&offset))).collect();
+        Ok(Self {
+            rows: filter_record_batch(&self.rows, &mask)?,
+            dead: self.dead.into_iter().filter(|dead| kept(&dead.offset)).collect(),
+            offsets: self.offsets.into_iter().filter(kept).collect(),
+            ..self
+        })
+    }
+}
+
 /// Why records could not be transformed. Nothing was decided about any of them.
 #[derive(Debug, thiserror::Error)]
 pub enum TransformError {

@@ -1,0 +1,278 @@
+//! From an edit to the revisions that carry it out: pure.
+//!
+//! An edit applies to whatever chain is in force: a range that was corrected before has several, and each is edited by
+//! itself. So one correction is a *group* of revisions. Where revisions with filters lie over each other, the order among
+//! them is kept: of two that a record matches, the same one wins as before.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use millrace_timeline::{ChainSpec, Filter, OffsetRange, Ranges, StepSpec, Timeline};
+
+/// A change of a chain, its plugins pinned.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// This chain, whatever was in force.
+    Chain(ChainSpec),
+    /// Another step in the place of each step of this plugin, `name@version`. By the step that is replaced, since it may
+    /// take its configuration over.
+    Replace {
+        /// The plugin that is replaced.
+        step: String,
+        /// The step that takes its place, by the JSON of the step that it replaces.
+        by: BTreeMap<String, StepSpec>,
+    },
+    /// A further step.
+    Insert {
+        /// The step.
+        step: Box<StepSpec>,
+        /// The plugin in front of whose first step it goes, as `name` or `name@version`; `None`: behind the last.
+        before: Option<String>,
+    },
+    /// Without each step of this plugin, `name@version`.
+    Remove(String),
+}
+
+/// What a step is known by among those that an edit replaces.
+pub(crate) fn step_key(step: &StepSpec) -> String {
+    // A step is plain data: it always serializes.
+    serde_json::to_string(step).unwrap_or_default()
+}
+
+impl Edit {
+    /// The chain after the edit; `None` where it does not change it.
+    fn apply(&self, chain: &ChainSpec) -> Option<ChainSpec> {
+        let names = |step: &StepSpec, plugin: &str| step.plugin.name == plugin || step.plugin.to_string() == plugin;
+        let mut steps = chain.steps.clone();
+        match self {
+            Self::Chain(new) => return Some(new.clone()),
+            Self::Replace { step: plugin, by } => {
+                for step in steps.iter_mut().filter(|step| names(step, plugin)) {
+                    *step = by.get(&step_key(step))?.clone();
+                }
+            }
+            Self::Insert { step, before: Some(before) } => {
+                let at = steps.iter().position(|other| names(other, before))?;
+                steps.insert(at, step.as_ref().clone());
+            }
+            Self::Insert { step, before: None } => steps.push(step.as_ref().clone()),
+            Self::Remove(plugin) => steps.retain(|step| !names(step, plugin)),
+        }
+        let edited = ChainSpec { semantics: chain.semantics, steps };
+        (!edited.does_the_same_as(chain)).then_some(edited)
+    }
+
+    /// What it looks for in a chain, for the message that no chain has it.
+    pub(crate) fn anchor(&self) -> Option<&str> {
+        match self {
+            Self::Replace { step, .. } | Self::Remove(step) => Some(step),
+            Self::Insert { before, .. } => before.as_deref(),
+            Self::Chain(_) => None,
+        }
+    }
+}
+
+/// One revision of a plan, before it has an id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    /// The offsets.
+    pub ranges: Ranges,
+    /// Which records of them.
+    pub filter: Filter,
+    /// The chain.
+    pub chain: ChainSpec,
+}
+
+/// A planned revision while it is put together.
+struct Entry {
+    /// How far down it stands among the candidates of its piece: the lowest come first.
+    level: usize,
+    filter: Filter,
+    chain: ChainSpec,
+    ranges: BTreeMap<u32, Range<u64>>,
+}
+
+impl Entry {
+    /// Takes a range in, if it is the same revision's and leaves one range a partition.
+    fn takes(&mut self, level: usize, filter: &Filter, chain: &ChainSpec, partition: u32, range: &Range<u64>) -> bool {
+        if self.level != level || self.filter != *filter || self.chain != *chain {
+            return false;
+        }
+        match self.ranges.get_mut(&partition) {
+            None => {
+                self.ranges.insert(partition, range.clone());
+                true
+            }
+            Some(known) if known.end == range.start => {
+                known.end = range.end;
+                true
+            }
+            Some(_) => false,
+        }
+    }
+}
+
+/// The revisions, in the order of their ids, by which `edit` comes into force for the records of `ranges` that match
+/// `filter`. Empty where the edit changes no chain there.
+pub fn plan(timeline: &Timeline, edit: &Edit, ranges: &BTreeMap<u32, Range<u64>>, filter: &Filter) -> Vec<Planned> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for (partition, offsets) in ranges {
+        for (range, candidates) in timeline.segments(timeline.head(), *partition, offsets.clone()) {
+            // From the lowest, which has no filter, up.
+            let mut level = 0;
+            for revision in candidates.into_iter().rev() {
+                let Some(matching) = filter.and(&revision.filter) else { continue };
+                let edited = edit.apply(&revision.chain);
+                if edited.is_none() && level == 0 {
+                    // Nothing below it changes: it stays in force by itself.
+                    continue;
+                }
+                // What stands above something that changes must be said again, or that would lie above it.
+                let chain = edited.unwrap_or_else(|| revision.chain.clone());
+                if !entries.iter_mut().any(|e| e.takes(level, &matching, &chain, *partition, &range)) {
+                    let ranges = BTreeMap::from([(*partition, range.clone())]);
+                    entries.push(Entry { level, filter: matching, chain, ranges });
+                }
+                level += 1;
+            }
+        }
+    }
+    entries.sort_by_key(|entry| entry.level);
+    entries
+        .into_iter()
+        .map(|Entry { filter, chain, ranges, .. }| {
+            let partitions = ranges
+                .into_iter()
+                .map(|(partition, range)| (partition, OffsetRange { start: range.start, end: Some(range.end) }));
+            Planned { ranges: Ranges { partitions: partitions.collect(), later_partitions: false }, filter, chain }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_timeline::{Kind, PluginRef, Revision};
+
+    fn step(name: &str) -> StepSpec {
+        let (name, version) = name.split_once('@').unwrap_or((name, "1.0.0"));
+        let plugin = PluginRef { name: name.into(), version: version.into(), sha256: String::new() };
+        StepSpec {
+            plugin,
+            config: "{}".into(),
+            limits: serde_json::json!({}),
+            halts: false,
+            tables: vec![],
+            manifest: None,
+        }
+    }
+
+    fn chain(steps: &[&str]) -> ChainSpec {
+        ChainSpec { semantics: 1, steps: steps.iter().map(|name| step(name)).collect() }
+    }
+
+    fn revision(id: u64, ranges: Ranges, filter: Filter, chain: ChainSpec) -> Revision {
+        Revision {
+            id,
+            kind: if id == 1 { Kind::Activate } else { Kind::Correct },
+            ranges,
+            filter,
+            group: None,
+            chain,
+            author: String::new(),
+            reason: String::new(),
+            created_at_us: 0,
+        }
+    }
+
+    fn app(name: &str) -> Filter {
+        Filter::default().with("app", [name])
+    }
+
+    fn closed(partition: u32, range: Range<u64>) -> Ranges {
+        let range = OffsetRange { start: range.start, end: Some(range.end) };
+        Ranges { partitions: BTreeMap::from([(partition, range)]), later_partitions: false }
+    }
+
+    fn replace(from: &str, to: &str) -> Edit {
+        Edit::Replace { step: from.into(), by: BTreeMap::from([(step_key(&step(from)), step(to))]) }
+    }
+
+    fn names(chain: &ChainSpec) -> Vec<String> {
+        chain.steps.iter().map(|step| step.plugin.to_string()).collect()
+    }
+
+    /// A timeline of an activation in the middle and a correction with a filter over both.
+    fn history() -> Timeline {
+        Timeline::new(vec![
+            revision(1, Ranges::everything(), Filter::default(), chain(&["a", "b"])),
+            revision(2, Ranges::from_ends([(0, 100), (1, 100)]), Filter::default(), chain(&["b"])),
+            revision(3, closed(0, 50..150), app("shop"), chain(&["a", "c"])),
+        ])
+        .unwrap()
+    }
+
+    /// What is in force after the plan is the edit of what was, for every record.
+    fn check(timeline: &Timeline, edit: &Edit, ranges: &BTreeMap<u32, Range<u64>>, filter: &Filter) -> usize {
+        let planned = plan(timeline, edit, ranges, filter);
+        let mut revisions = timeline.revisions().to_vec();
+        for planned in &planned {
+            let id = revisions.len() as u64 + 1;
+            revisions.push(revision(id, planned.ranges.clone(), planned.filter.clone(), planned.chain.clone()));
+        }
+        let after = Timeline::new(revisions).unwrap();
+        for partition in 0..3 {
+            for offset in 0..200 {
+                for app in ["shop", "news", "game"] {
+                    let matches = |filter: &Filter| filter.matches(|_| Some(app));
+                    let before = &timeline.in_force_for(u64::MAX, partition, offset, matches).unwrap().chain;
+                    let covered = ranges.get(&partition).is_some_and(|r| r.contains(&offset)) && matches(filter);
+                    let expected = match edit.apply(before) {
+                        Some(edited) if covered => edited,
+                        _ => before.clone(),
+                    };
+                    let found = &after.in_force_for(u64::MAX, partition, offset, matches).unwrap().chain;
+                    assert_eq!(names(found), names(&expected), "partition {partition}, offset {offset}, app {app}");
+                }
+            }
+        }
+        planned.len()
+    }
+
+    #[test]
+    fn an_edit_applies_to_each_chain_in_force_and_to_nothing_else() {
+        let timeline = history();
+        let ranges = BTreeMap::from([(0, 20..180), (1, 90..120)]);
+        for filter in [Filter::default(), app("shop"), app("news")] {
+            for edit in [
+                replace("a@1.0.0", "a@2.0.0"),
+                replace("b@1.0.0", "b@2.0.0"),
+                replace("c@1.0.0", "c@2.0.0"),
+                Edit::Insert { step: Box::new(step("new")), before: Some("b".into()) },
+                Edit::Insert { step: Box::new(step("new")), before: None },
+                Edit::Remove("b@1.0.0".into()),
+                Edit::Chain(chain(&["z"])),
+            ] {
+                assert!(check(&timeline, &edit, &ranges, &filter) <= 5);
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_of_one_chain_become_one_revision() {
+        let first = revision(1, Ranges::everything(), Filter::default(), chain(&["a"]));
+        let timeline = Timeline::new(vec![first]).unwrap();
+        let ranges = (0..16).map(|partition| (partition, 10..20)).collect();
+        let planned = plan(&timeline, &replace("a@1.0.0", "a@2.0.0"), &ranges, &app("shop"));
+        assert_eq!(planned.len(), 1);
+        assert_eq!((planned[0].ranges.partitions.len(), &planned[0].filter), (16, &app("shop")));
+        assert!(plan(&timeline, &replace("x@1.0.0", "a@2.0.0"), &ranges, &Filter::default()).is_empty());
+    }
+
+    #[test]
+    fn a_correction_again_is_an_edit_of_the_correction() {
+        let ranges = BTreeMap::from([(0, 0..200)]);
+        let timeline = history();
+        assert_eq!(check(&timeline, &replace("c@1.0.0", "c@2.0.0"), &ranges, &Filter::default()), 1);
+    }
+}

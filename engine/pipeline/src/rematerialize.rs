@@ -1,0 +1,307 @@
+//! The loop that works off a store's jobs: what a revision covers and the store had written before it took it in.
+//!
+//! It runs beside the store's live loop and shares nothing with it but the store itself: the live loop writes at and
+//! behind the cursors, this one before them. Each commit compares `applied`, and rows are made under exactly that, so it
+//! does not matter which revisions arrive meanwhile or how often a range is made again: the rows are those that the
+//! timeline says.
+//!
+//! ```text
+//! load ─ lowest job ─ from its end: read ─ transform ─ stage … ─ commit (rows swapped, job shorter) ─ …
+//! ```
+//!
+//! A job is worked off from its end, commit by commit, and what is left of it is kept in the store: after a crash it goes
+//! on where it was. What lies below the log's start can't be made again: those rows stay as they are, and `verify` says so.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
+use millrace_timeline::Timeline;
+use tokio::sync::watch;
+
+use crate::materialize::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, stopped};
+use crate::metrics::Metrics;
+use crate::processor::{Processor, SliceError};
+use crate::progress::{JobProgress, Progress};
+
+/// What the loop works with.
+#[derive(Clone)]
+pub struct Rematerializer {
+    /// Reads and transforms.
+    pub processor: Arc<Processor>,
+    /// Is told what is left.
+    pub progress: Progress,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Becomes true when the engine stops: the loop returns at once, what is staged is made again at the next start.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+enum Failed {
+    Store(StoreError),
+    /// The job can't go on; another revision or time may help.
+    Job {
+        revision: u64,
+        reason: String,
+    },
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// One commit's worth of a job.
+struct Portion {
+    /// The offsets that are made again, by partition.
+    ranges: BTreeMap<u32, Range<u64>>,
+    /// What the job covers after it.
+    left: BTreeMap<u32, u64>,
+    /// Records that the log has no more.
+    frozen: u64,
+}
+
+impl Rematerializer {
+    /// Runs the loop until shutdown, or until only an operator can help.
+    pub async fn run(mut self, mut rewriter: Box<dyn Rewriter>) {
+        let name = rewriter.name();
+        let mut pause = RETRY_PAUSE_MIN;
+        let mut shutdown = self.shutdown.clone();
+        loop {
+            let mut committed = false;
+            let ended = tokio::select! {
+                biased;
+                () = stopped(&mut shutdown) => return,
+                ended = self.work(rewriter.as_mut(), &mut committed) => ended,
+            };
+            if committed {
+                pause = RETRY_PAUSE_MIN;
+            }
+            match ended {
+                Failed::Store(error @ StoreError::Broken { .. }) => {
+                    tracing::error!(store = name, %error, "jobs of the store have stopped");
+                    self.progress.update(name, |progress| progress.problem = Some(error.to_string()));
+                    return;
+                }
+                Failed::Store(error) => {
+                    tracing::warn!(store = name, %error, pause_ms = pause.as_millis() as u64, "a job is tried again");
+                    self.metrics.store_retried(name);
+                }
+                Failed::Job { revision, reason } => {
+                    tracing::error!(store = name, revision, reason, "a job does not go on");
+                    self.progress.update_job(name, revision, |job| job.problem = Some(reason));
+                }
+            }
+            let mut timeline = self.processor.timeline();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // A chain that mends the job may have come into force.
+                _ = timeline.changed() => {}
+                () = stopped(&mut shutdown) => return,
+            }
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+
+    /// Works until something fails.
+    async fn work(&mut self, rewriter: &mut dyn Rewriter, committed: &mut bool) -> Failed {
+        loop {
+            // Before the load: what the live loop takes in after it is seen as a change.
+            let mut progress = self.progress.subscribe();
+            let mut backlog = match rewriter.load().await {
+                Ok(backlog) => backlog,
+                Err(error) => return error.into(),
+            };
+            self.report(rewriter.name(), &backlog);
+            while let Some(job) = backlog.jobs.first().cloned() {
+                self.processor.pause().wait_running().await;
+                match self.portion(rewriter, &backlog, &job).await {
+                    Ok(after) => backlog = after,
+                    Err(failed) => return failed,
+                }
+                *committed = true;
+                self.report(rewriter.name(), &backlog);
+            }
+            let name = rewriter.name();
+            let newer = |snapshot: &crate::progress::Snapshot| {
+                snapshot.get(name).is_some_and(|store| store.applied > backlog.state.applied)
+            };
+            if progress.wait_for(newer).await.is_err() {
+                // The engine is gone, and the shutdown with it.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn report(&self, store: &'static str, backlog: &Backlog) {
+        let timeline = self.processor.timeline().borrow().clone();
+        let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, job)).collect();
+        self.progress.report_jobs(store, jobs);
+    }
+
+    /// Makes one commit's worth of a job again.
+    async fn portion(&self, rewriter: &mut dyn Rewriter, backlog: &Backlog, job: &Job) -> Result<Backlog, Failed> {
+        let (store, revision, applied) = (rewriter.name(), job.revision, backlog.state.applied);
+        let stands = |reason: String| Failed::Job { revision, reason };
+        let timeline = self.processor.timeline().borrow().clone();
+        if timeline.head() < applied {
+            return Err(stands(format!("the timeline ends at {}, the store has applied {applied}", timeline.head())));
+        }
+        let mut starts = BTreeMap::new();
+        for partition in job.below.keys() {
+            let bounds = self.processor.log().bounds(*partition).await.map_err(|error| stands(error.to_string()))?;
+            starts.insert(*partition, bounds.start);
+        }
+        let portion = cut(&timeline, job, &starts, rewriter.records_max());
+        let mut remade = 0;
+        for (partition, range) in &portion.ranges {
+            let segments = self.processor.segments_of(&timeline, revision, applied, *partition, range.clone()).await;
+            let segments = segments.map_err(|error| failed(revision, store, error))?;
+            let mut batches = std::pin::pin!(self.processor.replay(*partition, range.clone(), segments));
+            while let Some(batch) = batches.next().await {
+                let batch = batch.map_err(|error| failed(revision, store, error))?;
+                remade += batch.outcome.offsets.len() as u64;
+                let outcome = batch.outcome;
+                let rewrite = Rewrite {
+                    partition: *partition,
+                    offsets: batch.offsets,
+                    applied,
+                    remade: outcome.offsets,
+                    rows: outcome.rows,
+                    dead: outcome.dead,
+                    dropped: outcome.dropped,
+                };
+                rewriter.stage(rewrite).await?;
+            }
+        }
+        let reason = timeline.get(revision).map_or_else(Reason::default, |revision| Reason {
+            author: revision.author.clone(),
+            reason: revision.reason.clone(),
+        });
+        let after = rewriter.commit(revision, &portion.left, &reason).await?;
+        self.metrics.remade(store, remade);
+        self.progress.update_job(store, revision, |job| {
+            job.remade += remade;
+            job.frozen += portion.frozen;
+            job.problem = None;
+        });
+        if portion.frozen > 0 {
+            tracing::warn!(store, revision, records = portion.frozen, "rows below the log's start stay as they are");
+        }
+        if !after.jobs.iter().any(|job| job.revision == revision) {
+            tracing::info!(store, revision, "the store has made again what the revision covers");
+        }
+        Ok(after)
+    }
+}
+
+fn failed(revision: u64, store: &'static str, error: SliceError) -> Failed {
+    if error.is_transient() {
+        return Failed::Store(StoreError::Unavailable { store, detail: error.to_string() });
+    }
+    Failed::Job { revision, reason: error.to_string() }
+}
+
+/// The next portion of a job: at most `records` offsets, from the job's end. `starts` is where the log begins.
+fn cut(timeline: &Timeline, job: &Job, starts: &BTreeMap<u32, u64>, records: u64) -> Portion {
+    let mut portion = Portion { ranges: BTreeMap::new(), left: BTreeMap::new(), frozen: 0 };
+    let mut room = records.max(1);
+    for (partition, below) in &job.below {
+        let Some(range) = timeline.job_range(job, *partition) else { continue };
+        if room == 0 {
+            portion.left.insert(*partition, *below);
+            continue;
+        }
+        let log_start = starts.get(partition).copied().unwrap_or(0);
+        let start = range.start.max(log_start);
+        if start >= range.end {
+            portion.frozen += range.end - range.start;
+            continue;
+        }
+        let taken = start.max(range.end.saturating_sub(room));
+        room -= range.end - taken;
+        if taken > start {
+            portion.left.insert(*partition, taken);
+        } else {
+            portion.frozen += start - range.start;
+        }
+        portion.ranges.insert(*partition, taken..range.end);
+    }
+    portion
+}
+
+/// What is left of a job.
+pub(crate) fn job_progress(timeline: &Timeline, job: &Job) -> JobProgress {
+    let left = job.below.keys().filter_map(|partition| Some((*partition, timeline.job_range(job, *partition)?)));
+    JobProgress { revision: job.revision, left: left.collect(), ..JobProgress::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_timeline::{ChainSpec, Filter, Kind, OffsetRange, Ranges, Revision};
+    use proptest::prelude::*;
+
+    fn timeline(ranges: Ranges) -> Timeline {
+        let revision = |id, kind, ranges| Revision {
+            id,
+            kind,
+            ranges,
+            filter: Filter::default(),
+            group: None,
+            chain: ChainSpec { semantics: 1, steps: vec![] },
+            author: String::new(),
+            reason: String::new(),
+            created_at_us: 0,
+        };
+        let first = revision(1, Kind::Activate, Ranges::everything());
+        Timeline::new(vec![first, revision(2, Kind::Correct, ranges)]).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn portions_cover_a_job_once_from_its_end_and_stop_at_the_log(
+            ranges in proptest::collection::btree_map(0..3u32, (0..40u64, proptest::option::of(1..40u64)), 1..3),
+            below in proptest::collection::btree_map(0..3u32, 1..80u64, 1..3),
+            starts in proptest::collection::btree_map(0..3u32, 0..60u64, 0..3),
+            records in 1..30u64,
+        ) {
+            let partitions = ranges
+                .into_iter()
+                .map(|(p, (start, length))| (p, OffsetRange { start, end: length.map(|l| start + l) }))
+                .collect();
+            let timeline = timeline(Ranges { partitions, later_partitions: false });
+            let whole = Job { revision: 2, below };
+            let mut job = whole.clone();
+            let mut made: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+            let mut frozen = 0;
+            while !job.below.is_empty() {
+                let portion = cut(&timeline, &job, &starts, records);
+                let size: u64 = portion.ranges.values().map(|range| range.end - range.start).sum();
+                prop_assert!(size <= records);
+                prop_assert!(portion.left != job.below, "it comes to an end");
+                for (partition, range) in portion.ranges {
+                    made.entry(partition).or_default().extend(range);
+                }
+                frozen += portion.frozen;
+                job.below = portion.left;
+            }
+            let mut expected_frozen = 0;
+            for (partition, below) in &whole.below {
+                let range = timeline.get(2).unwrap().ranges.of(*partition);
+                let in_job = (0..*below).filter(|offset| range.is_some_and(|range| range.contains(*offset)));
+                let start = starts.get(partition).copied().unwrap_or(0);
+                let (kept, gone): (Vec<u64>, Vec<u64>) = in_job.partition(|offset| *offset >= start);
+                expected_frozen += gone.len() as u64;
+                let mut found = made.remove(partition).unwrap_or_default();
+                found.sort_unstable();
+                prop_assert_eq!(found, kept);
+            }
+            prop_assert!(made.is_empty());
+            prop_assert_eq!(frozen, expected_frozen);
+        }
+    }
+}
