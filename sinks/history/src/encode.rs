@@ -27,6 +27,14 @@ pub(crate) struct Limits {
     pub(crate) records: u64,
 }
 
+impl Limits {
+    /// Cuts earlier than by default, never later.
+    pub(crate) fn at_most(bytes: usize, records: u64) -> Self {
+        let most = Self::default();
+        Self { bytes: bytes.min(most.bytes), records: records.clamp(1, most.records) }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self { bytes: TRANSACTION_BYTES, records: TRANSACTION_RECORDS_MAX }
