@@ -44,7 +44,8 @@ struct Loaded {
     jobs: BTreeMap<u64, (Job, Bytes)>,
 }
 
-/// Records of one partition that are to be swapped.
+/// All records of one partition that are to be swapped: a lineage may cover records of several rewrites, and a transaction
+/// changes it once.
 struct Staged {
     partition: u32,
     /// The end of the offsets that were looked at.
@@ -99,7 +100,7 @@ impl HistoryRewriter {
                 "partition {partition}: records {offsets:?} made again, the store stands at {stands}"
             )));
         }
-        let staged = self.staged.iter().rfind(|staged| staged.partition == partition);
+        let staged = self.staged.iter().find(|staged| staged.partition == partition);
         if let Some(staged) = staged.filter(|staged| staged.end > offsets.start) {
             return Err(fenced(format!(
                 "partition {partition}: records {offsets:?} made again do not follow those staged up to {}",
@@ -111,7 +112,13 @@ impl HistoryRewriter {
             .await
             .map_err(|error| broken(format!("encoding records of partition {partition} panicked: {error}")))?
             .map_err(|error| broken(error.to_string()))?;
-        self.staged.push_back(Staged { partition, end: offsets.end, records: records.into() });
+        match self.staged.iter_mut().find(|staged| staged.partition == partition) {
+            Some(staged) => {
+                staged.end = offsets.end;
+                staged.records.extend(records);
+            }
+            None => self.staged.push_back(Staged { partition, end: offsets.end, records: records.into() }),
+        }
         Ok(())
     }
 

@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by a panic")]
 
+pub mod rewriting;
+pub mod timeline;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
