@@ -2,18 +2,14 @@
 
 use std::ops::Range;
 
-use arrow::array::{Array, AsArray, Int64Array, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
-use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
 use millrace_keyspace::{BATCH_BYTES_MAX, Write};
 use millrace_rows::canonical::{RowEncoder, UnsupportedColumn};
-use millrace_rows::{Cursor, DeadLetter, Mark, Slice, schema};
+use millrace_rows::{Cursor, DeadLetter, Mark, Slice};
 
-use crate::codec;
 use crate::keys::Keys;
 use crate::lineage::{self, LineageRow};
-use crate::value::{CHUNK_BYTES, SplitHead, chunks, push_chunk_element};
+use crate::pairs::{Filled, Pairs};
+use crate::sound::{self, Places};
 
 /// Bytes of keys and values at which a transaction is cut, unless it is a single record.
 pub const TRANSACTION_BYTES: usize = 800_000;
@@ -29,6 +25,14 @@ const STATE_BYTES: usize = 4096;
 pub(crate) struct Limits {
     pub(crate) bytes: usize,
     pub(crate) records: u64,
+}
+
+impl Limits {
+    /// Cuts earlier than by default, never later.
+    pub(crate) fn at_most(bytes: usize, records: u64) -> Self {
+        let most = Self::default();
+        Self { bytes: bytes.min(most.bytes), records: records.clamp(1, most.records) }
+    }
 }
 
 impl Default for Limits {
@@ -48,11 +52,13 @@ pub(crate) struct Part {
     pub(crate) bytes: usize,
 }
 
-/// A slice that can't be stored: a fault of whoever made it, or a record beyond what its checks should let through.
+/// Rows that can't be stored: a fault of whoever made it, or a record beyond what its checks should let through.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EncodeError {
     #[error("a slice of partition {partition} from offset {first}: {detail}")]
     Slice { partition: u32, first: u64, detail: String },
+    #[error("records {offsets:?} of partition {partition}, made again: {detail}")]
+    Rewrite { partition: u32, offsets: Range<u64>, detail: String },
     #[error(
         "partition {partition}: the record at offset {offset} makes {bytes} bytes of rows, more than one transaction \
          holds ({BATCH_BYTES_MAX}): correct it with a chain that makes less of it"
@@ -60,15 +66,6 @@ pub(crate) enum EncodeError {
     TooLarge { partition: u32, offset: u64, bytes: usize },
     #[error(transparent)]
     Column(#[from] UnsupportedColumn),
-}
-
-/// The columns that place a row.
-struct Places<'a> {
-    device: &'a StringArray,
-    time: &'a TimestampMicrosecondArray,
-    offset: &'a Int64Array,
-    sub: &'a Int64Array,
-    revision: &'a Int64Array,
 }
 
 /// Cuts a slice into transactions. There is at least one: the cursor moves even where nothing is left of the records.
@@ -79,7 +76,7 @@ pub(crate) fn cut(slice: &Slice, keys: &Keys, limits: Limits) -> Result<Vec<Part
     let mut open = Open::new(slice, keys, slice.first_read(), limits);
     let (mut row, mut dead) = (0, 0);
     loop {
-        let offset_of = |row: usize| places.offset.value(row) as u64;
+        let offset_of = |row: usize| places.offset(row);
         let with_row = (row < slice.rows.num_rows()).then(|| offset_of(row));
         let with_dead = slice.dead.get(dead).map(|dead| dead.offset);
         let Some(offset) = with_row.into_iter().chain(with_dead).min() else { break };
@@ -94,7 +91,7 @@ pub(crate) fn cut(slice: &Slice, keys: &Keys, limits: Limits) -> Result<Vec<Part
             open.push_dead(letter);
             dead += 1;
         }
-        if open.size() > limits.bytes && before.data > 0 {
+        if open.size() > limits.bytes && !before.pairs.is_empty() {
             let next = open.split_off(before, offset);
             parts.push(open.close(offset)?);
             open = next;
@@ -130,68 +127,17 @@ fn check(slice: &Slice) -> Result<Places<'_>, EncodeError> {
     if slice.marks.last().is_some_and(|mark| *mark != slice.cursor.mark || *mark == Mark::NONE) {
         return Err(fault("the cursor's mark is not that of the last record read".to_owned()));
     }
-    let numbers =
-        |name| int64(&slice.rows, name).ok_or_else(|| fault(format!("column {name:?} is missing or has nulls")));
-    let column = |name| {
-        let column = slice.rows.column_by_name(name).filter(|column| column.null_count() == 0);
-        column.ok_or_else(|| fault(format!("column {name:?} is missing or has nulls")))
-    };
-    let typed = |name: &str| fault(format!("column {name:?} is of another type"));
-    let places = Places {
-        device: column("device_id")?.as_string_opt().ok_or_else(|| typed("device_id"))?,
-        time: column("event_time")?
-            .as_primitive_opt::<TimestampMicrosecondType>()
-            .ok_or_else(|| typed("event_time"))?,
-        offset: numbers(schema::OFFSET)?,
-        sub: numbers(schema::SUB)?,
-        revision: numbers(schema::REVISION)?,
-    };
-    let partition = numbers(schema::PARTITION)?;
     let offsets = slice.first_read()..slice.cursor.next;
-    let covers = |offset: i64| u64::try_from(offset).is_ok_and(|offset| offsets.contains(&offset));
-    let mut last = None;
-    for row in 0..slice.rows.num_rows() {
-        let place = (places.offset.value(row), places.sub.value(row));
-        let sound = covers(place.0)
-            && last < Some(place)
-            && u32::try_from(place.1).is_ok()
-            && partition.value(row) == i64::from(slice.partition)
-            && places.revision.value(row) >= 0
-            && places.time.value(row) >= 0;
-        if !sound {
-            return Err(fault(format!(
-                "row {row} (partition {}, offset {}, sub {}, revision {}, event time {}) is out of order or out of range",
-                partition.value(row),
-                place.0,
-                place.1,
-                places.revision.value(row),
-                places.time.value(row)
-            )));
-        }
-        last = Some(place);
-    }
-    let letters_sound = slice.dead.is_sorted_by(|a, b| a.offset < b.offset)
-        && slice.dead.iter().all(|dead| offsets.contains(&dead.offset));
-    if !letters_sound {
-        return Err(fault("the dead letters are out of order or out of range".to_owned()));
-    }
-    Ok(places)
+    sound::check(slice.partition, |offset| offsets.contains(&offset), &slice.rows, &slice.dead).map_err(fault)
 }
 
-fn int64<'a>(rows: &'a RecordBatch, name: &str) -> Option<&'a Int64Array> {
-    rows.column_by_name(name)?.as_primitive_opt::<Int64Type>().filter(|column| column.null_count() == 0)
-}
-
-/// A transaction that is being filled: keys and values one after the other in one buffer, so that a row costs no
-/// allocation of its own.
+/// A transaction that is being filled.
 struct Open<'a> {
     slice: &'a Slice,
     keys: &'a Keys,
     limits: Limits,
     first: u64,
-    data: Vec<u8>,
-    /// Where the key and the value of each pair end.
-    ends: Vec<(usize, usize)>,
+    pairs: Pairs,
     lineage: Vec<LineageRow<&'a str>>,
     /// Upper bound of the packed lineage's size.
     lineage_bytes: usize,
@@ -199,9 +145,8 @@ struct Open<'a> {
 
 /// How far an [`Open`] was filled.
 #[derive(Clone, Copy)]
-struct Filled {
-    data: usize,
-    ends: usize,
+struct Before {
+    pairs: Filled,
     lineage: usize,
     lineage_bytes: usize,
 }
@@ -214,79 +159,38 @@ impl<'a> Open<'a> {
             keys,
             limits,
             first,
-            data: Vec::with_capacity(room),
-            ends: Vec::new(),
+            pairs: Pairs::with_capacity(room),
             lineage: Vec::new(),
             lineage_bytes: lineage::HEAD_BYTES_MAX,
         }
     }
 
-    fn mark(&self) -> Filled {
-        Filled {
-            data: self.data.len(),
-            ends: self.ends.len(),
-            lineage: self.lineage.len(),
-            lineage_bytes: self.lineage_bytes,
-        }
+    fn mark(&self) -> Before {
+        Before { pairs: self.pairs.mark(), lineage: self.lineage.len(), lineage_bytes: self.lineage_bytes }
     }
 
     fn size(&self) -> usize {
-        self.data.len() + self.lineage_bytes + STATE_BYTES
+        self.pairs.bytes() + self.lineage_bytes + STATE_BYTES
     }
 
     /// Moves what was added since `mark` to a new transaction that begins at `first`.
-    fn split_off(&mut self, mark: Filled, first: u64) -> Self {
+    fn split_off(&mut self, mark: Before, first: u64) -> Self {
         let mut next = Self::new(self.slice, self.keys, first, self.limits);
-        next.data.extend_from_slice(&self.data[mark.data..]);
-        next.ends.extend(self.ends.drain(mark.ends..).map(|(key, value)| (key - mark.data, value - mark.data)));
+        self.pairs.move_since(mark.pairs, &mut next.pairs);
         next.lineage.extend(self.lineage.drain(mark.lineage..));
         next.lineage_bytes += self.lineage_bytes - mark.lineage_bytes;
-        self.data.truncate(mark.data);
         self.lineage_bytes = mark.lineage_bytes;
         next
     }
 
     fn push_row(&mut self, places: &Places<'a>, encoder: &RowEncoder<'_>, row: usize) {
-        let (device_id, event_time_us) = (places.device.value(row), places.time.value(row));
-        // Checked above: neither is negative, and the number of a row fits.
-        let (offset, sub) = (places.offset.value(row) as u64, places.sub.value(row) as u32);
-        let start = self.data.len();
-        self.keys.push_row(&mut self.data, device_id, event_time_us, self.slice.partition, offset, sub);
-        let key_end = self.data.len();
-        encoder.encode(row, &mut self.data);
-        let chunks = self.finish_value(start, key_end);
-        let revision = places.revision.value(row) as u64;
-        self.lineage.push(LineageRow { offset, sub, device_id, event_time_us, revision, chunks });
-        self.lineage_bytes += lineage::ROW_BYTES_MAX + lineage::DEVICE_BYTES_MAX + device_id.len();
+        let lineage = self.pairs.push_row(self.keys, self.slice.partition, places, encoder, row);
+        self.lineage_bytes += lineage::ROW_BYTES_MAX + lineage::DEVICE_BYTES_MAX + lineage.device_id.len();
+        self.lineage.push(lineage);
     }
 
     fn push_dead(&mut self, letter: &DeadLetter) {
-        self.keys.push_dead(&mut self.data, self.slice.partition, letter.offset);
-        let key_end = self.data.len();
-        codec::push_dead(&mut self.data, letter);
-        self.ends.push((key_end, self.data.len()));
-    }
-
-    /// Ends the pair whose key stands at `start..key_end` and whose value is the rest; splits it if it must be. Returns
-    /// the number of chunks.
-    fn finish_value(&mut self, start: usize, key_end: usize) -> u32 {
-        let length = self.data.len() - key_end;
-        if chunks(length) == 0 {
-            self.ends.push((key_end, self.data.len()));
-            return 0;
-        }
-        let value = self.data.split_off(key_end);
-        let head = SplitHead::of(length);
-        self.data.extend_from_slice(&head.encode());
-        self.ends.push((key_end, self.data.len()));
-        for (chunk, bytes) in (0..head.chunks).zip(value.chunks(CHUNK_BYTES)) {
-            self.data.extend_from_within(start..key_end);
-            push_chunk_element(&mut self.data, chunk);
-            let key_end = self.data.len();
-            self.data.extend_from_slice(bytes);
-            self.ends.push((key_end, self.data.len()));
-        }
-        head.chunks
+        self.pairs.push_dead(self.keys, self.slice.partition, letter);
     }
 
     /// Ends the transaction in front of the record at `end`.
@@ -299,30 +203,15 @@ impl<'a> Open<'a> {
             detail: format!("no mark of the record before offset {end}"),
         })?;
         if self.first < end {
-            let start = self.data.len();
-            self.data.extend_from_slice(&self.keys.lineage(slice.partition, self.first));
-            let key_end = self.data.len();
-            self.data.extend_from_slice(&lineage::encode(self.first..end, &self.lineage));
-            self.finish_value(start, key_end);
+            let key = self.keys.lineage(slice.partition, self.first);
+            self.pairs.push(&key, &lineage::encode(self.first..end, &self.lineage));
         }
-        let bytes = self.data.len();
+        let bytes = self.pairs.bytes();
         if bytes + STATE_BYTES > BATCH_BYTES_MAX {
             // Only a single record can: everything else is cut far below.
             let offset = self.lineage.first().map_or(self.first, |row| row.offset);
             return Err(EncodeError::TooLarge { partition: slice.partition, offset, bytes });
         }
-        // The keyspace may keep the buffer for as long as a write buffer lives: not much more than what is in it.
-        if self.data.capacity() > bytes + bytes / 4 {
-            self.data.shrink_to_fit();
-        }
-        let data = Bytes::from(self.data);
-        let mut start = 0;
-        let put = |(key_end, end): (usize, usize)| {
-            let pair: Range<usize> = start..end;
-            start = end;
-            Write::Put(data.slice(pair.start..key_end), data.slice(key_end..pair.end))
-        };
-        let writes = self.ends.into_iter().map(put).collect();
-        Ok(Part { partition: slice.partition, writes, cursor, bytes })
+        Ok(Part { partition: slice.partition, writes: self.pairs.into_writes(), cursor, bytes })
     }
 }

@@ -184,6 +184,11 @@ impl Keys {
         self.dead.pack(&(partition, from))..self.dead.subspace(&partition).range().1
     }
 
+    /// The dead letters of one partition in a range of offsets.
+    pub fn dead_offsets_range(&self, partition: u32, offsets: Range<u64>) -> Range<Vec<u8>> {
+        self.dead.pack(&(partition, offsets.start))..self.dead.pack(&(partition, offsets.end))
+    }
+
     /// The dead letters of all partitions.
     pub fn all_dead_range(&self) -> Range<Vec<u8>> {
         range(&self.dead)

@@ -37,18 +37,29 @@ pub mod codec;
 mod encode;
 pub mod keys;
 pub mod lineage;
+mod lookup;
+mod materialized;
 mod page_cursor;
+mod pairs;
 mod reader;
+mod remade;
+mod rewriter;
 mod scan;
+mod sound;
 mod state;
 mod store;
+mod swap;
 pub mod value;
 mod varint;
 
 pub use encode::{TRANSACTION_BYTES, TRANSACTION_RECORDS_MAX};
 pub use keys::{Keys, RowKey};
+pub use materialized::{
+    LINEAGES_MAX, LineageFaults, MATERIALIZED_BYTES_MAX, MATERIALIZED_RECORDS_MAX, MaterializedPage, MaterializedRow,
+};
 pub use reader::{
     Counts, DeadLetterPage, EventFilter, HistoryPage, HistoryReader, HistoryView, PAGE_BYTES_MAX, PAGE_KEYS_MAX,
     PAGE_ROWS_MAX, PAGE_SCAN_BYTES_MAX, PageRequest, ReadError, RowsPage, StoredRow,
 };
+pub use rewriter::{HistoryRewriter, REWRITE_RECORDS_MAX};
 pub use store::HistoryStore;

@@ -1,8 +1,9 @@
 //! Which history keys each log record produced: what a correction swaps, what retention removes.
 //!
 //! One value for each transaction that the store committed, under the offset of the first record it read. It says for the
-//! offsets `first..end` which rows they became; an offset without rows was dropped, became a dead letter, or is a gap. The
-//! values of a partition follow each other without overlap, and `end - first` is at most
+//! offsets `first..end` which rows they became; an offset without rows was dropped, became a dead letter, or is a gap.
+//! Whoever makes records again replaces the values that cover them: by one each, or by several that cover the same offsets
+//! where one would be too large to stay whole. The values of a partition follow each other without overlap, and `end - first` is at most
 //! [`TRANSACTION_RECORDS_MAX`](crate::TRANSACTION_RECORDS_MAX): whoever wants the value that covers an offset begins to
 //! read that many offsets before it.
 //!
@@ -25,6 +26,7 @@ use std::ops::Range;
 
 use crate::codec::{CodecError, body};
 use crate::keys::RowKey;
+use crate::value::chunks;
 use crate::varint::{push, push_signed, push_text};
 
 const VERSION: u8 = 1;
@@ -57,6 +59,14 @@ impl LineageRow {
             offset: self.offset,
             sub: self.sub,
         }
+    }
+}
+
+impl LineageRow<&str> {
+    /// The same with a device's name of its own.
+    pub(crate) fn owned(&self) -> LineageRow {
+        let Self { offset, sub, device_id, event_time_us, revision, chunks } = *self;
+        LineageRow { offset, sub, device_id: device_id.to_owned(), event_time_us, revision, chunks }
     }
 }
 
@@ -104,6 +114,23 @@ pub fn encode<D: AsRef<str>>(offsets: Range<u64>, rows: &[LineageRow<D>]) -> Vec
         (offset, time, revision) = (row.offset, row.event_time_us, row.revision);
     }
     out
+}
+
+/// Packs the rows of `offsets` into as many values as it takes for each to stay whole: to have at most
+/// [`CHUNK_BYTES`](crate::value::CHUNK_BYTES). A single record that needs more gets it. Each value stands with the
+/// offsets that it covers; they follow each other and cover `offsets`.
+pub(crate) fn pack(offsets: Range<u64>, rows: &[LineageRow], out: &mut Vec<(Range<u64>, Vec<u8>)>) {
+    let value = encode(offsets.clone(), rows);
+    if chunks(value.len()) == 0 || offsets.end - offsets.start <= 1 {
+        out.push((offsets, value));
+        return;
+    }
+    // A value that is too large has rows. Halves of more than one offset each come to an end.
+    let middle = rows[rows.len() / 2].offset;
+    let cut = if middle > offsets.start { middle } else { middle + 1 };
+    let (before, behind) = rows.split_at(rows.partition_point(|row| row.offset < cut));
+    pack(offsets.start..cut, before, out);
+    pack(cut..offsets.end, behind, out);
 }
 
 /// Reads the lineage that stands under `first` back.
@@ -183,6 +210,36 @@ mod tests {
             let names: usize = rows.iter().map(|row| row.device_id.len() + DEVICE_BYTES_MAX).sum();
             prop_assert!(value.len() <= HEAD_BYTES_MAX + rows.len() * ROW_BYTES_MAX + names);
             prop_assert_eq!(decode(first, &value), Ok(Lineage { offsets: first..offset + 1, rows }));
+        }
+
+        #[test]
+        fn packed_values_stay_whole_and_cover_what_they_should(
+            first in 0..1_000_000_u64,
+            records in proptest::collection::vec((0..20_u64, 0..40_u32, 1..300_usize), 0..60),
+            behind in 0..100_u64,
+        ) {
+            let mut rows = Vec::new();
+            let mut offset = first;
+            for (step, count, device) in records {
+                offset += step;
+                let named = |sub: u32| row(offset, sub, &format!("{sub:0device$}"), i64::from(sub), 1);
+                rows.extend((0..count * 10).map(named));
+                offset += 1;
+            }
+            let offsets = first..offset + behind;
+            let mut packed = Vec::new();
+            pack(offsets.clone(), &rows, &mut packed);
+            let (mut at, mut found) = (offsets.start, Vec::new());
+            for (covered, value) in packed {
+                prop_assert_eq!(covered.start, at);
+                prop_assert!(chunks(value.len()) == 0 || covered.end - covered.start == 1);
+                let lineage = decode(covered.start, &value).unwrap();
+                prop_assert_eq!(&lineage.offsets, &covered);
+                found.extend(lineage.rows);
+                at = covered.end;
+            }
+            prop_assert_eq!(at, offsets.end);
+            prop_assert!(found == rows);
         }
 
         #[test]

@@ -231,8 +231,8 @@ impl HistoryReader {
 
 /// The history at one moment.
 pub struct HistoryView {
-    snapshot: Box<dyn Snapshot>,
-    keys: Arc<Keys>,
+    pub(crate) snapshot: Box<dyn Snapshot>,
+    pub(crate) keys: Arc<Keys>,
     page_keys: usize,
 }
 
@@ -309,7 +309,24 @@ impl HistoryView {
     /// # Errors
     /// [`ReadError`].
     pub async fn dead_letters(&self, partition: u32, from: u64, limit: usize) -> Result<DeadLetterPage, ReadError> {
-        let range = self.keys.dead_range(partition, from);
+        self.letters(self.keys.dead_range(partition, from), from, limit).await
+    }
+
+    /// The dead letters of the records in a range of offsets, at most `limit`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn dead_letters_of(
+        &self,
+        partition: u32,
+        offsets: Range<u64>,
+        limit: usize,
+    ) -> Result<DeadLetterPage, ReadError> {
+        let from = offsets.start;
+        self.letters(self.keys.dead_offsets_range(partition, offsets), from, limit).await
+    }
+
+    async fn letters(&self, range: Range<Vec<u8>>, from: u64, limit: usize) -> Result<DeadLetterPage, ReadError> {
         let page = self.snapshot.range(&range.start, &range.end, limit).await?;
         let mut letters = Vec::with_capacity(page.pairs.len());
         for (key, value) in &page.pairs {

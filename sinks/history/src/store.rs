@@ -13,7 +13,7 @@ use crate::keys::Keys;
 use crate::reader::ReadError;
 use crate::state::Seen;
 
-const NAME: &str = "history";
+pub(crate) const NAME: &str = "history";
 
 /// The device history as a [`Store`]. Its keys and its transactions are described in the [crate's documentation](crate).
 ///
@@ -49,8 +49,7 @@ impl HistoryStore {
     /// depend on it but for where lineages begin.
     #[must_use]
     pub fn with_transactions_of(mut self, bytes: usize, records: u64) -> Self {
-        let Limits { bytes: bytes_max, records: records_max } = Limits::default();
-        self.limits = Limits { bytes: bytes.min(bytes_max), records: records.clamp(1, records_max) };
+        self.limits = Limits::at_most(bytes, records);
         self
     }
 
@@ -206,19 +205,19 @@ impl Store for HistoryStore {
     }
 }
 
-fn not_loaded() -> StoreError {
+pub(crate) fn not_loaded() -> StoreError {
     fenced("the state must be loaded first".to_owned())
 }
 
-fn fenced(detail: String) -> StoreError {
+pub(crate) fn fenced(detail: String) -> StoreError {
     StoreError::Fenced { store: NAME, detail }
 }
 
-fn broken(detail: String) -> StoreError {
+pub(crate) fn broken(detail: String) -> StoreError {
     StoreError::Broken { store: NAME, detail }
 }
 
-fn write_error(error: KeyspaceError) -> StoreError {
+pub(crate) fn write_error(error: KeyspaceError) -> StoreError {
     let detail = error.to_string();
     match error {
         KeyspaceError::Conflict { .. } => fenced(detail),
@@ -227,7 +226,7 @@ fn write_error(error: KeyspaceError) -> StoreError {
     }
 }
 
-fn read_error(error: ReadError) -> StoreError {
+pub(crate) fn read_error(error: ReadError) -> StoreError {
     match error {
         ReadError::Unavailable(detail) => StoreError::Unavailable { store: NAME, detail },
         other => broken(other.to_string()),

@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by a panic")]
 
+pub mod rewriting;
+pub mod timeline;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +15,7 @@ use millrace_history::{HistoryReader, RowKey};
 use millrace_keyspace::Keyspace;
 use millrace_rows::canonical::RowEncoder;
 use millrace_rows::schema::row_schema;
-use millrace_rows::{Cursor, DeadLetter, LogId, Mark, Slice, StoreState};
+use millrace_rows::{Cursor, DeadLetter, LogId, Mark, Rewrite, Slice, StoreState};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -73,6 +76,15 @@ pub fn random_row(random: &mut StdRng) -> Row {
     }
 }
 
+pub fn random_outcome(random: &mut StdRng) -> Outcome {
+    match random.random_range(0..10) {
+        0 => Outcome::Dead,
+        1 | 2 => Outcome::Rows(Vec::new()),
+        3 => Outcome::Rows((0..random.random_range(2..5)).map(|_| random_row(random)).collect()),
+        _ => Outcome::Rows(vec![random_row(random)]),
+    }
+}
+
 impl Log {
     /// `records` records from offset 0 on, with a gap now and then.
     pub fn random(partition: u32, records: usize, random: &mut StdRng) -> Self {
@@ -82,13 +94,7 @@ impl Log {
             if random.random_bool(0.02) {
                 offset += random.random_range(1..50);
             }
-            let outcome = match random.random_range(0..10) {
-                0 => Outcome::Dead,
-                1 | 2 => Outcome::Rows(Vec::new()),
-                3 => Outcome::Rows((0..random.random_range(2..5)).map(|_| random_row(random)).collect()),
-                _ => Outcome::Rows(vec![random_row(random)]),
-            };
-            log.records.insert(offset, outcome);
+            log.records.insert(offset, random_outcome(random));
             offset += 1;
         }
         log
@@ -130,6 +136,23 @@ impl Log {
             dropped: self.records.range(covered).filter(|(_, o)| matches!(o, Outcome::Rows(r) if r.is_empty())).count()
                 as u64,
         })
+    }
+
+    /// The records of `offsets` that `chosen` names, made again under `applied`.
+    pub fn rewrite(&self, offsets: Range<u64>, chosen: impl Fn(u64) -> bool, applied: u64) -> Rewrite {
+        let records = self.records.range(offsets.clone()).filter(|(offset, _)| chosen(**offset));
+        let records = records.map(|(offset, outcome)| (*offset, outcome.clone())).collect();
+        let chosen = Self { partition: self.partition, records };
+        let dropped = chosen.records.values().filter(|outcome| matches!(outcome, Outcome::Rows(r) if r.is_empty()));
+        Rewrite {
+            partition: self.partition,
+            applied,
+            remade: chosen.records.keys().copied().collect(),
+            rows: batch(self.partition, &chosen.rows(offsets.clone(), |_| applied)),
+            dead: chosen.dead(offsets.clone(), |_| applied),
+            dropped: dropped.count() as u64,
+            offsets,
+        }
     }
 
     /// The rows of some records, each made under the revision that is given for it.
