@@ -3,6 +3,7 @@
 mod access;
 mod client;
 mod config;
+mod correction;
 mod demo;
 mod history;
 mod import;
@@ -80,6 +81,16 @@ enum Command {
         #[command(subcommand)]
         command: pipeline::PipelineCommand,
     },
+    /// Shows what another chain would make of events that are in the log already. Writes nothing.
+    Preview(correction::PreviewArgs),
+    /// Corrects events that are in the log already, in both stores.
+    Correct(correction::CorrectArgs),
+    /// Lists corrections, and how far each store has come with them.
+    Corrections,
+    /// Compares both stores with what the log and the timeline say they hold. Exits with 1 where they differ.
+    Verify(correction::VerifyArgs),
+    /// Lists the events that reached no store, by step and code.
+    DeadLetters,
     /// Makes, builds, tests, measures, stores and lists plugins, and shows what they say.
     Plugin {
         #[command(subcommand)]
@@ -197,6 +208,32 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Pipeline { command } => {
             let client = Client::open(&global, &config, false).await?;
             let result = pipeline::pipeline(&client, command, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Preview(args) => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = correction::preview(&client, args, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Correct(args) => {
+            let client = Client::open(&global, &config, true).await?;
+            let result = correction::correct(&client, args, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Corrections => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = correction::corrections(&client, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Verify(args) => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = correction::verify(&client, &args, global.json).await;
+            client.close().await?;
+            return result;
+        }
+        Command::DeadLetters => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = correction::dead_letters(&client, global.json).await;
             client.close().await.and(result)?;
         }
         Command::Plugin { command } => return plugin::plugin(&global, &config, command).await,

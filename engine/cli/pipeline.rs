@@ -138,7 +138,7 @@ async fn set(client: &Client, args: SetArgs) -> Result<Value> {
 }
 
 /// The steps of a file as the server takes them; components that it names are uploaded first.
-async fn read_steps(client: &Client, file: &Path) -> Result<Value> {
+pub(crate) async fn read_steps(client: &Client, file: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let PipelineFile { steps } = toml::from_str(&text).map_err(|error| anyhow!("{}: {error}", file.display()))?;
     let mut body = Vec::with_capacity(steps.len());

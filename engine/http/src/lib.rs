@@ -4,6 +4,7 @@
 //! * [`import`]: NDJSON files, resumable.
 //! * [`history`]: one device's events, newest first.
 //! * [`plugins`], [`pipeline`]: what transforms are made of, and which are in force.
+//! * [`corrections`]: candidates for what is in the log already: previewed, and brought into force.
 //! * [`auth`], [`access`]: tokens, the audit trail, raw data.
 //! * [`operate`]: status, dead letters, health, metrics.
 //!
@@ -12,6 +13,7 @@
 
 pub mod access;
 pub mod auth;
+pub mod corrections;
 pub mod error;
 pub mod history;
 pub mod import;
@@ -74,12 +76,15 @@ pub struct Api {
     imports: Arc<Mutex<HashSet<String>>>,
     trust: Trust,
     rates: Arc<auth::Rates>,
+    /// Held by the verification under way: there is one at a time.
+    verifying: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// All routes, over a running engine.
 pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
     let slots = Arc::new(Semaphore::new(limits.requests));
-    let api = Api { engine, limits, trust, slots, imports: Arc::default(), rates: Arc::default() };
+    let api =
+        Api { engine, limits, trust, slots, imports: Arc::default(), rates: Arc::default(), verifying: Arc::default() };
     let mut ingest = Router::new().route("/v1/batch", post(ingest::batch)).route("/v1/b", post(ingest::batch));
     for (kind, paths) in ingest::KINDS {
         for path in *paths {
@@ -90,7 +95,8 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
     let ingest = ingest.route("/v1/import", post(import::import)).route("/v1/import/{id}", get(import::position));
     let history = Router::new()
         .route("/v1/devices/{id}/events", get(history::events))
-        .route("/v1/dead-letters", get(operate::dead_letters));
+        .route("/v1/dead-letters", get(operate::dead_letters))
+        .route("/v1/dead-letters/groups", get(corrections::dead_letter_groups));
     let raw =
         Router::new().route("/v1/diagnostics", get(access::diagnostics)).route("/v1/samples", get(access::samples));
     let observe = Router::new()
@@ -103,7 +109,9 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/tables", get(plugins::list_tables))
         .route("/v1/tables/{name}", get(plugins::table_versions))
         .route("/v1/pipeline", get(pipeline::show))
-        .route("/v1/revisions", get(pipeline::revisions));
+        .route("/v1/revisions", get(pipeline::revisions))
+        .route("/v1/corrections", get(corrections::list))
+        .route("/v1/corrections/{id}", get(corrections::one));
     let write_plugins = Router::new()
         .route("/v1/plugins", post(plugins::upload))
         .route("/v1/plugins/{name}/{version}", delete(plugins::delete))
@@ -112,6 +120,10 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/tables/{name}/{version}", delete(plugins::delete_table));
     let write_pipeline = Router::new()
         .route("/v1/pipeline", put(pipeline::set))
+        .route("/v1/verify", post(corrections::verify))
+        .route("/v1/previews", post(corrections::preview))
+        .route("/v1/corrections", post(corrections::correct))
+        .route("/v1/corrections/{id}", delete(corrections::cancel))
         .route("/v1/pipeline/pause", post(pipeline::pause))
         .route("/v1/pipeline/resume", post(pipeline::resume));
     let admin = Router::new()

@@ -41,6 +41,8 @@ fn show_revision(revision: &Revision) -> Value {
         "revision": revision.id,
         "kind": revision.kind,
         "ranges": revision.ranges,
+        "filter": revision.filter,
+        "group": revision.group,
         "steps": revision.chain.steps.iter().map(show_step).collect::<Vec<_>>(),
         "semantics": revision.chain.semantics,
         "author": revision.author,
@@ -65,6 +67,8 @@ pub(crate) async fn revisions(State(api): State<Api>) -> Json<Value> {
         let mut shown = show_revision(revision);
         let taken_in = stores.iter().map(|(name, store)| (*name, store.applied >= revision.id));
         shown["taken_in"] = json!(taken_in.collect::<BTreeMap<_, _>>());
+        let left = stores.iter().filter_map(|(name, store)| Some((*name, store.jobs.as_ref()?.get(&revision.id)?)));
+        shown["jobs"] = json!(left.collect::<BTreeMap<_, _>>());
         shown
     });
     Json(json!({"revisions": shown.collect::<Vec<_>>()}))
@@ -93,9 +97,9 @@ enum From {
 }
 
 /// A step, as `pipeline.steps` of the configuration has it.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewStep {
+pub(crate) struct NewStep {
     plugin: String,
     #[serde(default = "no_config")]
     config: Value,
@@ -112,7 +116,7 @@ fn no_config() -> Value {
 }
 
 impl NewStep {
-    fn source(self, number: usize) -> Result<StepSource, ApiError> {
+    pub(crate) fn source(self, number: usize) -> Result<StepSource, ApiError> {
         let Self { plugin, config, limits, on_error, tables } = self;
         let plugin = plugin.parse().map_err(|error| bad_pipeline(format!("pipeline step {number}: {error}")))?;
         Ok(StepSource { plugin: PluginSource::Named(plugin), config, limits, on_error, tables })
@@ -123,7 +127,7 @@ fn bad_pipeline(message: String) -> ApiError {
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_pipeline", message)
 }
 
-fn pipeline_error(error: PipelineError) -> ApiError {
+pub(crate) fn pipeline_error(error: PipelineError) -> ApiError {
     let bad = error.is_bad_request();
     match error {
         PipelineError::NoRevision(_) => ApiError::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
@@ -136,7 +140,7 @@ fn pipeline_error(error: PipelineError) -> ApiError {
     }
 }
 
-fn checked_reason(reason: &str) -> Result<&str, ApiError> {
+pub(crate) fn checked_reason(reason: &str) -> Result<&str, ApiError> {
     match reason.trim() {
         "" => Err(ApiError::bad_request("no_reason", "say why, in reason: it is kept with what you do")),
         long if long.len() > REASON_BYTES_MAX => {

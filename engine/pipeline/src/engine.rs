@@ -10,14 +10,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use millrace_delta::{DeltaStore, Maintainer};
-use millrace_history::{HistoryReader, HistoryStore};
+use millrace_delta::{DeltaStore, Maintainer, TableReader};
+use millrace_history::{HistoryReader, HistoryRewriter, HistoryStore};
 use millrace_keyspace::Keyspace;
 use millrace_keyspace::embedded::EmbeddedKeyspace;
 use millrace_log::embedded::EmbeddedLog;
 use millrace_log::{EventLog, LogError};
 use millrace_plugin_host::{HostOptions, PluginHost};
-use millrace_rows::{Store, StoreError};
+use millrace_rows::{Rewriter, Store, StoreError};
 use millrace_timeline::access::PauseEntry;
 use millrace_timeline::{Catalogue, CatalogueError, Timeline};
 use tokio::sync::watch;
@@ -34,9 +34,11 @@ use crate::pause::Pause;
 use crate::pipeline::{PipelineError, PipelinePolicy, StepSource};
 use crate::processor::{Processor, ProcessorOptions};
 use crate::progress::Progress;
+use crate::rematerialize::{Rematerializer, job_progress};
 use crate::secrets::{SecretError, Secrets};
 use crate::status::{self, LogStatus, Status};
 use crate::tokens::Tokens;
+use crate::verify::Verifier;
 
 /// Prefix of all keys of this deployment.
 pub const ROOT: &str = "millrace";
@@ -154,6 +156,7 @@ pub struct Engine {
     metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
     delta_path: PathBuf,
+    table: TableReader,
     maintainer: Maintainer,
     pub(crate) policy: PipelinePolicy,
     tokens: Tokens,
@@ -165,6 +168,7 @@ pub struct Engine {
     /// Masks identifiers in samples: random, and gone with this process.
     pub(crate) sample_key: String,
     stores: Mutex<Vec<(Box<dyn Store>, CommitPolicy)>>,
+    rewriters: Mutex<Vec<Box<dyn Rewriter>>>,
     shutdown: watch::Sender<bool>,
     loops: tokio::sync::Mutex<JoinSet<()>>,
     kept: Mutex<Vec<Box<dyn std::any::Any + Send>>>,
@@ -200,7 +204,9 @@ impl Engine {
         let location = delta_path.to_str().ok_or_else(|| EngineError::Path(delta_path.clone()))?;
         let delta = DeltaStore::open(location, options.delta).await?;
         let maintainer = delta.maintainer();
+        let table = delta.reader();
         let history = HistoryStore::new(shared_keyspace.clone(), ROOT);
+        let rewriters: Vec<Box<dyn Rewriter>> = vec![Box::new(HistoryRewriter::new(shared_keyspace.clone(), ROOT))];
         let mut stores: Vec<(Box<dyn Store>, CommitPolicy)> =
             vec![(Box::new(delta), options.delta_commit), (Box::new(history), options.history_commit)];
         let progress = Progress::new(stores.iter().map(|(store, _)| store.name()));
@@ -238,6 +244,7 @@ impl Engine {
             metrics,
             clock,
             delta_path,
+            table,
             maintainer,
             policy: options.policy,
             tokens,
@@ -246,6 +253,7 @@ impl Engine {
             activation: tokio::sync::Mutex::default(),
             sample_key: format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
             stores: Mutex::new(stores),
+            rewriters: Mutex::new(rewriters),
             shutdown: watch::Sender::new(false),
             loops: tokio::sync::Mutex::default(),
             kept: Mutex::default(),
@@ -272,6 +280,15 @@ impl Engine {
             };
             loops.spawn(materializer.run(wrap(store), policy));
         }
+        for rewriter in std::mem::take(&mut *self.rewriters.lock().unwrap_or_else(PoisonError::into_inner)) {
+            let rematerializer = Rematerializer {
+                processor: self.processor.clone(),
+                progress: self.progress.clone(),
+                metrics: self.metrics.clone(),
+                shutdown: self.shutdown.subscribe(),
+            };
+            loops.spawn(rematerializer.run(rewriter));
+        }
         loops.spawn(housekeeping::run(
             self.log.clone(),
             self.maintainer.clone(),
@@ -286,6 +303,13 @@ impl Engine {
         for (mut store, _) in stores {
             let state = store.load().await?;
             self.progress.report(store.name(), &state, self.log.partitions());
+        }
+        let timeline = self.timeline.borrow().clone();
+        let rewriters = std::mem::take(&mut *self.rewriters.lock().unwrap_or_else(PoisonError::into_inner));
+        for mut rewriter in rewriters {
+            let backlog = rewriter.load().await?;
+            let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, job)).collect();
+            self.progress.report_jobs(rewriter.name(), jobs);
         }
         Ok(())
     }
@@ -320,6 +344,13 @@ impl Engine {
     pub async fn drain(&self) -> Result<(), String> {
         let ends = self.log_ends().await.map_err(|error| error.to_string())?;
         self.progress.wait_for(&ends).await
+    }
+
+    /// Returns once both stores have taken in the whole timeline and have nothing left to make again, or with the reason
+    /// why one can't.
+    pub async fn settle(&self) -> Result<(), String> {
+        let head = self.timeline.borrow().head();
+        self.progress.wait_for_revision(head).await
     }
 
     /// What an operator sees.
@@ -369,6 +400,11 @@ impl Engine {
     /// Timeline and plugins.
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
+    }
+
+    /// Compares the stores with what the log and the timeline say.
+    pub fn verifier(&self) -> Verifier {
+        Verifier { processor: self.processor.clone(), history: self.history.clone(), table: self.table.clone() }
     }
 
     /// Pauses the chain: nothing is computed until somebody resumes it, and a restart does not.

@@ -15,6 +15,7 @@
 //!   behind a store's cursors.
 //! * [`registry`], [`tables`], [`pipeline`]: what is uploaded, and how it comes into force; [`trial`]: how it is tried first.
 //! * [`correction`]: a candidate chain for records of the past: planned, shown, brought into force.
+//! * [`verify`]: recomputes what the stores must hold, and compares.
 //! * [`tokens`]: who may do what.
 //! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
 //! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
@@ -45,6 +46,7 @@ pub mod tables;
 pub mod tokens;
 pub mod transform;
 pub mod trial;
+pub mod verify;
 
 use std::sync::Arc;
 

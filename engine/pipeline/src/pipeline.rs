@@ -116,6 +116,11 @@ pub enum PipelineError {
 }
 
 impl PipelineError {
+    /// Whether another revision came first: look at the timeline again.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict)
+    }
+
     /// Whether whoever asked is to mend it.
     pub fn is_bad_request(&self) -> bool {
         match self {

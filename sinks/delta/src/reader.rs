@@ -18,7 +18,7 @@ use deltalake::kernel::{LogicalFileView, Snapshot};
 use deltalake::logstore::object_store::{ObjectStoreExt as _, path::Path};
 use futures::TryStreamExt;
 use millrace_rows::schema::{EVENT_DATE, OFFSET, PARTITION};
-use millrace_rows::{StoreError, StoreState};
+use millrace_rows::{Job, StoreError, StoreState};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowPredicateFn, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowFilter,
@@ -178,6 +178,17 @@ impl TableReader {
         })
         .await?;
         Ok(status)
+    }
+
+    /// The table's place in the log and in the timeline, and the work that revisions left in it.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub async fn position(&self) -> Result<(StoreState, Vec<Job>), StoreError> {
+        let snapshot = self.table.snapshot().await?;
+        let markers = self.table.markers(&snapshot).await?;
+        let jobs = markers.jobs().into_iter().map(|(revision, below)| Job { revision, below }).collect();
+        Ok((markers.state().map_err(broken)?, jobs))
     }
 
     /// Rows of each date, from statistics alone.

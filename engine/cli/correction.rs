@@ -1,0 +1,447 @@
+//! `millrace preview`, `correct`, `corrections`, `verify` and `dead-letters`.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::access::printable;
+use crate::client::Client;
+use crate::pipeline::read_steps;
+use crate::table::{lay_out, thousands};
+
+/// How often a correction's progress is asked for.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// Characters of a progress bar.
+const BAR: usize = 30;
+
+/// What changes, and for which events.
+#[derive(Args)]
+pub struct ChangeArgs {
+    #[command(flatten)]
+    change: Change,
+    /// With --insert: the plugin before which the step goes, as NAME or NAME@VERSION; else it goes to the end.
+    #[arg(long, value_name = "PLUGIN", requires = "insert")]
+    before: Option<String>,
+    /// Configuration of the plugin that comes in, as JSON. Without it --replace keeps that of the step.
+    #[arg(long, value_name = "JSON")]
+    plugin_config: Option<String>,
+    /// The first: an offset of each partition, or a time at which the log took an event, as in 2026-11-03T10:00:00Z.
+    #[arg(long, value_name = "OFFSET|TIME")]
+    from: Option<String>,
+    /// Past the last: an offset or a time. Without it: all that is in the log now.
+    #[arg(long, value_name = "OFFSET|TIME")]
+    to: Option<String>,
+    /// The last N events of each partition.
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "to"])]
+    last: Option<u64>,
+    /// Only this partition of the log; may be given several times.
+    #[arg(long, value_name = "N")]
+    partition: Vec<u32>,
+    /// Only events that came in with this device id; may be given several times, as the ones below.
+    #[arg(long, value_name = "ID")]
+    device: Vec<String>,
+    /// Only events of this app.
+    #[arg(long, value_name = "APP")]
+    app: Vec<String>,
+    /// Only events of this version of the app.
+    #[arg(long, value_name = "VERSION")]
+    app_version: Vec<String>,
+}
+
+/// One of these.
+#[derive(Args)]
+#[group(id = "what", required = true, multiple = false)]
+struct Change {
+    /// Another plugin in the place of one: NAME@VERSION=NAME@VERSION.
+    #[arg(long, value_name = "OLD=NEW")]
+    replace: Option<String>,
+    /// A further step of this plugin, NAME@VERSION.
+    #[arg(long, value_name = "PLUGIN")]
+    insert: Option<String>,
+    /// Without the steps of this plugin, NAME@VERSION.
+    #[arg(long, value_name = "PLUGIN")]
+    remove: Option<String>,
+    /// A whole chain: a TOML file as `pipeline show` prints it.
+    #[arg(long, value_name = "FILE")]
+    chain: Option<PathBuf>,
+}
+
+/// `millrace preview`.
+#[derive(Args)]
+pub struct PreviewArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// Most events that are looked at, from the end of the range. Default 100,000.
+    #[arg(long, value_name = "N")]
+    records: Option<u64>,
+}
+
+/// `millrace correct`.
+#[derive(Args)]
+pub struct CorrectArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// Why, in your words; kept with the revision, and in the table's history.
+    #[arg(long)]
+    reason: String,
+    /// Do not wait until both stores have applied it.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// `millrace verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Also looks for rows that no event accounts for, which takes reading all of the history.
+    #[arg(long)]
+    full: bool,
+    /// Only this store: delta or history.
+    #[arg(long, value_name = "STORE")]
+    store: Option<String>,
+    /// First offset, of each partition.
+    #[arg(long, value_name = "OFFSET")]
+    from: Option<u64>,
+    /// Past the last offset, of each partition.
+    #[arg(long, value_name = "OFFSET")]
+    to: Option<u64>,
+}
+
+/// A bound as the server takes it: a number is an offset.
+fn bound(text: &str) -> Value {
+    text.parse::<u64>().map_or_else(|_| json!(text), |offset| json!(offset))
+}
+
+impl ChangeArgs {
+    async fn body(self, client: &Client) -> Result<Value> {
+        let config: Option<Value> = match &self.plugin_config {
+            Some(text) => Some(serde_json::from_str(text).context("--plugin-config is no JSON")?),
+            None => None,
+        };
+        let change = match self.change {
+            Change { replace: Some(pair), .. } => {
+                let Some((old, new)) = pair.split_once('=') else {
+                    bail!("--replace {pair}: give OLD=NEW, as in my-plugin@1.0.0=my-plugin@1.0.1");
+                };
+                json!({"replace": {"step": old, "by": new, "config": config}})
+            }
+            Change { insert: Some(plugin), .. } => {
+                let step = json!({"plugin": plugin, "config": config.unwrap_or_else(|| json!({}))});
+                json!({"insert": {"step": step, "before": self.before}})
+            }
+            Change { remove: Some(plugin), .. } => json!({"remove": plugin}),
+            Change { chain: Some(file), .. } => json!({"chain": read_steps(client, &file).await?}),
+            _ => bail!("give one of --replace, --insert, --remove and --chain"),
+        };
+        let mut range = Map::new();
+        for (name, text) in [("from", &self.from), ("to", &self.to)] {
+            if let Some(text) = text {
+                range.insert(name.to_owned(), bound(text));
+            }
+        }
+        if let Some(last) = self.last {
+            range.insert("last".to_owned(), json!(last));
+        }
+        if !self.partition.is_empty() {
+            range.insert("partitions".to_owned(), json!(self.partition));
+        }
+        let mut filter = Map::new();
+        for (name, values) in [("device_id", &self.device), ("app", &self.app), ("app_version", &self.app_version)] {
+            if !values.is_empty() {
+                filter.insert(name.to_owned(), json!(values));
+            }
+        }
+        Ok(json!({"change": change, "range": range, "filter": filter}))
+    }
+}
+
+/// `millrace preview`.
+pub async fn preview(client: &Client, args: PreviewArgs, json: bool) -> Result<()> {
+    let mut body = args.change.body(client).await?;
+    if let Some(records) = args.records {
+        body["records"] = json!(records);
+    }
+    let preview = client.post_json("/v1/previews", &body).await?;
+    if json {
+        println!("{preview}");
+    } else {
+        print!("{}", show_preview(&preview, std::io::stdout().is_terminal()));
+    }
+    Ok(())
+}
+
+/// `millrace correct`.
+pub async fn correct(client: &Client, args: CorrectArgs, json: bool) -> Result<()> {
+    let mut body = args.change.body(client).await?;
+    body["reason"] = json!(args.reason);
+    let published = client.post_json("/v1/corrections", &body).await?;
+    let id = published["id"].as_u64().context("the server did not say which correction it is")?;
+    if args.no_wait {
+        if json {
+            println!("{published}");
+        } else {
+            println!("correction {id} is in force; `millrace corrections` shows how far the stores have come");
+        }
+        return Ok(());
+    }
+    let done = wait(client, id, !json).await?;
+    if json {
+        println!("{done}");
+    } else {
+        println!("correction {id} is applied in {}", stores_of(&done).join(" and "));
+    }
+    Ok(())
+}
+
+fn stores_of(correction: &Value) -> Vec<&str> {
+    correction["stores"].as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect()
+}
+
+/// Waits until every store has applied a correction.
+pub async fn wait(client: &Client, id: u64, show: bool) -> Result<Value> {
+    let path = format!("/v1/corrections/{id}");
+    let began = Instant::now();
+    let bar = show && std::io::stderr().is_terminal();
+    let mut at_first = None;
+    loop {
+        let now = client.get(&path).await?;
+        let problem = now["stores"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .find_map(|(store, place)| Some(format!("{store}: {}", place["problem"].as_str()?)));
+        if let Some(problem) = problem {
+            bail!("correction {id} does not go on: {problem}");
+        }
+        let sum = |key: &str| -> u64 {
+            now["stores"].as_object().into_iter().flatten().filter_map(|(_, place)| place[key].as_u64()).sum()
+        };
+        let (left, total) = (sum("left"), sum("total").max(1));
+        let first = *at_first.get_or_insert(left);
+        let done = now["state"] == "applied";
+        if bar {
+            let line = progress(left, total, first.saturating_sub(left), began.elapsed());
+            // Progress that can't be shown harms nothing.
+            let _ = write!(std::io::stderr(), "\r{line}{}", if done { "\n" } else { "" });
+        }
+        if done {
+            return Ok(now);
+        }
+        tokio::time::sleep(PROGRESS_EVERY).await;
+    }
+}
+
+fn progress(left: u64, total: u64, made: u64, took: Duration) -> String {
+    let share = 1.0 - left.min(total) as f64 / total as f64;
+    let full = (share * BAR as f64) as usize;
+    let rate = made as f64 / took.as_secs_f64().max(0.001);
+    let time_left = if rate > 0.0 { format!("{:.0} s left", left as f64 / rate) } else { "waiting".to_owned() };
+    format!(
+        "[{}{}] {:3.0} %  {} events/s  {time_left:<12}",
+        "#".repeat(full),
+        " ".repeat(BAR - full.min(BAR)),
+        share * 100.0,
+        thousands(rate as u64)
+    )
+}
+
+/// `millrace corrections`.
+pub async fn corrections(client: &Client, json: bool) -> Result<()> {
+    let list = client.get("/v1/corrections").await?;
+    if json {
+        println!("{list}");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = list["corrections"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|correction| {
+            let text = |key: &str| printable(correction[key].as_str().unwrap_or(""));
+            let stores = correction["stores"].as_object().into_iter().flatten().map(|(name, place)| {
+                let left = place["left"].as_u64().unwrap_or(0);
+                let state = place["state"].as_str().unwrap_or("");
+                match (left, place["problem"].as_str()) {
+                    (_, Some(problem)) => format!("{name}: {}", printable(problem)),
+                    (0, None) => format!("{name}: {state}"),
+                    (left, None) => format!("{name}: {state}, {} left", thousands(left)),
+                }
+            });
+            let stores = stores.collect::<Vec<_>>().join("; ");
+            vec![
+                correction["id"].to_string(),
+                text("state"),
+                text("created_at"),
+                text("author"),
+                stores,
+                text("reason"),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        println!("nothing was corrected yet");
+    } else {
+        print!("{}", lay_out(&["correction", "state", "at", "author", "stores", "reason"], &rows));
+    }
+    Ok(())
+}
+
+/// `millrace verify`.
+pub async fn verify(client: &Client, args: &VerifyArgs, json: bool) -> Result<ExitCode> {
+    let body = json!({"full": args.full, "store": args.store, "from": args.from, "to": args.to});
+    let report = client.post_json("/v1/verify", &body).await?;
+    if json {
+        println!("{report}");
+    } else {
+        print!("{}", show_report(&report));
+    }
+    Ok(if report["differences"] == json!(0) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What `verify` found, for people.
+pub fn show_report(report: &Value) -> String {
+    let number = |value: &Value| thousands(value.as_u64().unwrap_or(0));
+    let mut out = String::new();
+    let _ = writeln!(out, "{} windows of the log, {} events", number(&report["windows"]), number(&report["records"]));
+    let names = ["rows_checked", "dead_letters_checked", "pending", "unverifiable", "differences"];
+    let rows: Vec<Vec<String>> = report["stores"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(store, found)| std::iter::once(store.clone()).chain(names.map(|name| number(&found[name]))).collect())
+        .collect();
+    out += &lay_out(&["store", "rows", "dead letters", "pending", "unverifiable", "differences"], &rows);
+    for difference in report["first"].as_array().into_iter().flatten() {
+        let text = |key: &str| difference[key].as_str().unwrap_or("");
+        let _ = writeln!(
+            out,
+            "{}: partition {}, offset {}, row {}: {}",
+            text("store"),
+            difference["partition"],
+            difference["offset"],
+            difference["sub"],
+            text("what")
+        );
+    }
+    out +=
+        if report["differences"] == json!(0) { "the stores hold what the log says\n" } else { "THE STORES DIFFER\n" };
+    out
+}
+
+/// `millrace dead-letters`.
+pub async fn dead_letters(client: &Client, json: bool) -> Result<()> {
+    let list = client.get("/v1/dead-letters/groups").await?;
+    if json {
+        println!("{list}");
+        return Ok(());
+    }
+    let mut rows = Vec::new();
+    for group in list["groups"].as_array().into_iter().flatten() {
+        for place in group["partitions"].as_array().into_iter().flatten() {
+            let text = |key: &str| printable(group[key].as_str().unwrap_or(""));
+            let last = place["to"].as_u64().unwrap_or(1).saturating_sub(1);
+            let (partition, from) = (place["partition"].to_string(), place["from"].to_string());
+            let count = thousands(place["count"].as_u64().unwrap_or(0));
+            rows.push(vec![text("step"), text("code"), count, partition, from, last.to_string()]);
+        }
+    }
+    if rows.is_empty() {
+        println!("no event failed");
+        return Ok(());
+    }
+    print!("{}", lay_out(&["step", "code", "events", "partition", "first", "last"], &rows));
+    println!("a mended plugin cures them: millrace correct --replace OLD=NEW --from FIRST --to LAST+1 --reason …");
+    Ok(())
+}
+
+/// What a preview found, for people.
+pub fn show_preview(preview: &Value, colour: bool) -> String {
+    let paint = |code: &str, text: String| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text };
+    let number = |key: &str| thousands(preview[key].as_u64().unwrap_or(0));
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{} of {} events change{}",
+        number("records_changed"),
+        number("records"),
+        if preview["truncated"] == json!(true) { "; the range has more that were not looked at" } else { "" }
+    );
+    for (key, sign, code) in [("rows_added", "+", "32"), ("rows_removed", "-", "31"), ("rows_changed", "~", "33")] {
+        let text = format!("{sign} {} rows {}", number(key), key.trim_start_matches("rows_"));
+        let _ = writeln!(out, "  {}", paint(code, text));
+    }
+    let counts = |key: &str| preview[key].as_object().into_iter().flatten();
+    for (column, rows) in counts("columns") {
+        let _ = writeln!(out, "      {column}: {} rows", thousands(rows.as_u64().unwrap_or(0)));
+    }
+    for (key, what, code) in
+        [("dead_letters_made", "dead letters made", "31"), ("dead_letters_cured", "dead letters cured", "32")]
+    {
+        for (why, events) in counts(key) {
+            let text = format!("{what}: {} ({})", thousands(events.as_u64().unwrap_or(0)), printable(why));
+            let _ = writeln!(out, "  {}", paint(code, text));
+        }
+    }
+    let dates: Vec<&String> = counts("dates").map(|(date, _)| date).collect();
+    if let (Some(first), Some(last)) = (dates.first(), dates.last()) {
+        let _ = writeln!(out, "  {} devices, {} dates, {first} to {last}", number("devices"), dates.len());
+    }
+    for sample in preview["samples"].as_array().into_iter().flatten() {
+        let place = format!("partition {}, offset {}, row {}", sample["partition"], sample["offset"], sample["sub"]);
+        let _ = writeln!(out, "  {place}: {}", sample["change"].as_str().unwrap_or(""));
+        for (column, values) in sample["columns"].as_object().into_iter().flatten() {
+            let shown = |index: usize| values[index].as_str().map_or("null".to_owned(), printable);
+            let _ = writeln!(out, "      {}", paint("31", format!("- {column}: {}", shown(0))));
+            let _ = writeln!(out, "      {}", paint("32", format!("+ {column}: {}", shown(1))));
+        }
+    }
+    let cost = |key: &str, value: &str| preview[key][value].as_f64().unwrap_or(0.0);
+    let _ = writeln!(
+        out,
+        "cost an event: {:.0} ns and {:.0} fuel now, {:.0} ns and {:.0} fuel then; {} revisions; {:.1} s",
+        cost("cost_before", "ns_per_event"),
+        cost("cost_before", "fuel_per_event"),
+        cost("cost_after", "ns_per_event"),
+        cost("cost_after", "fuel_per_event"),
+        preview["revisions"],
+        preview["seconds"].as_f64().unwrap_or(0.0)
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_an_offset_and_anything_else_a_time() {
+        assert_eq!(bound("17"), json!(17));
+        assert_eq!(bound("2026-11-03T10:00:00Z"), json!("2026-11-03T10:00:00Z"));
+    }
+
+    #[test]
+    fn progress_never_runs_over() {
+        for (left, total) in [(0, 1), (5, 10), (20, 10)] {
+            assert!(progress(left, total, 3, Duration::from_secs(1)).starts_with('['));
+        }
+        assert!(progress(5, 10, 0, Duration::from_secs(1)).contains("waiting"));
+    }
+
+    #[test]
+    fn a_preview_is_shown_without_control_characters() {
+        let preview = json!({
+            "records": 10, "records_changed": 2, "rows_changed": 2, "columns": {"device_id": 2},
+            "dead_letters_made": {"a@1: bad\u{1b}[2J": 1}, "dates": {"2026-11-03": 2}, "devices": 2, "revisions": 1,
+            "samples": [{"partition": 0, "offset": 5, "sub": 0, "change": "changed",
+                         "columns": {"device_id": ["x", null]}}],
+        });
+        let text = show_preview(&preview, false);
+        assert!(text.contains("2 of 10 events change") && text.contains("+ device_id: null"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+}

@@ -1,0 +1,292 @@
+//! `/v1/previews` and `/v1/corrections`: a candidate chain for records that are in the log already.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use millrace_pipeline::correction::preview::{PREVIEW_RECORDS, PREVIEW_RECORDS_MAX};
+use millrace_pipeline::correction::{Bound, ChangeSource, CorrectionError, CorrectionSource, RangeSource};
+use millrace_pipeline::tokens::Principal;
+use millrace_pipeline::verify::{VerifyError, VerifyOptions};
+use millrace_timeline::Filter;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::Api;
+use crate::error::ApiError;
+use crate::pipeline::{NewStep, checked_reason, pipeline_error};
+use crate::row_json::rfc3339;
+
+/// Times that a plan is made anew because the timeline changed under it.
+const TRIES_MAX: usize = 3;
+
+/// The body of `POST /v1/previews` and `POST /v1/corrections`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Request {
+    change: Change,
+    #[serde(default)]
+    range: RangeBody,
+    #[serde(default)]
+    filter: Filter,
+    /// Needed by a correction.
+    #[serde(default)]
+    reason: String,
+    /// For previews: most records that are looked at, from the range's end.
+    records: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum Change {
+    Chain(Vec<NewStep>),
+    Replace(Replace),
+    Insert(Insert),
+    Remove(String),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Replace {
+    step: String,
+    by: String,
+    config: Option<Value>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Insert {
+    step: NewStep,
+    before: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RangeBody {
+    from: Option<BoundBody>,
+    to: Option<BoundBody>,
+    last: Option<u64>,
+    #[serde(default)]
+    partitions: BTreeSet<u32>,
+}
+
+/// An offset as a number, or a time as RFC 3339.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum BoundBody {
+    Offset(u64),
+    Time(String),
+}
+
+impl BoundBody {
+    fn bound(self) -> Result<Bound, ApiError> {
+        match self {
+            Self::Offset(offset) => Ok(Bound::Offset(offset)),
+            Self::Time(text) => match chrono::DateTime::parse_from_rfc3339(&text) {
+                Ok(time) => Ok(Bound::Time(time.timestamp_micros())),
+                Err(_) => Err(ApiError::bad_request(
+                    "bad_range",
+                    format!("{text:?} is neither an offset nor a time as in 2026-11-03T10:00:00Z"),
+                )),
+            },
+        }
+    }
+}
+
+fn bad_change(message: impl std::fmt::Display) -> ApiError {
+    ApiError::bad_request("bad_change", message.to_string())
+}
+
+impl Request {
+    fn source(self) -> Result<CorrectionSource, ApiError> {
+        let change = match self.change {
+            Change::Chain(steps) => ChangeSource::Chain(
+                (1..).zip(steps).map(|(number, step)| step.source(number)).collect::<Result<Vec<_>, _>>()?,
+            ),
+            Change::Replace(Replace { step, by, config }) => ChangeSource::Replace {
+                step: step.parse().map_err(bad_change)?,
+                by: by.parse().map_err(bad_change)?,
+                config,
+            },
+            Change::Insert(Insert { step, before }) => ChangeSource::Insert { step: step.source(1)?, before },
+            Change::Remove(plugin) => ChangeSource::Remove(plugin.parse().map_err(bad_change)?),
+        };
+        let RangeBody { from, to, last, partitions } = self.range;
+        let range = RangeSource {
+            from: from.map(BoundBody::bound).transpose()?,
+            to: to.map(BoundBody::bound).transpose()?,
+            last,
+            partitions,
+            filter: self.filter,
+        };
+        Ok(CorrectionSource { change, range })
+    }
+}
+
+fn correction_error(error: CorrectionError) -> ApiError {
+    let refused = |code: &'static str, error: CorrectionError| {
+        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, error.to_string())
+    };
+    match error {
+        CorrectionError::Range(_) => refused("bad_range", error),
+        CorrectionError::BelowHorizon { partition, from, first } => {
+            refused("below_horizon", error).with_detail(json!({"partition": partition, "from": from, "first": first}))
+        }
+        CorrectionError::Filter(_) => refused("bad_filter", error),
+        CorrectionError::Nothing(_) => refused("nothing_to_do", error),
+        CorrectionError::Replay(_) => refused("replay_failed", error),
+        CorrectionError::Pipeline(error) => pipeline_error(error),
+    }
+}
+
+fn parsed(body: Result<Json<Request>, JsonRejection>) -> Result<Request, ApiError> {
+    body.map(|Json(request)| request).map_err(|error| ApiError::bad_request("bad_body", error.body_text()))
+}
+
+/// `POST /v1/previews`.
+pub(crate) async fn preview(
+    State(api): State<Api>,
+    body: Result<Json<Request>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let request = parsed(body)?;
+    let records = request.records.unwrap_or(PREVIEW_RECORDS);
+    if !(1..=PREVIEW_RECORDS_MAX).contains(&records) {
+        return Err(ApiError::bad_request("bad_records", format!("records must be 1 to {PREVIEW_RECORDS_MAX}")));
+    }
+    let plan = api.engine.plan_correction(request.source()?).await.map_err(correction_error)?;
+    let preview = api.engine.preview(&plan, records).await.map_err(correction_error)?;
+    Ok(Json(json!(preview)))
+}
+
+/// `POST /v1/corrections`.
+pub(crate) async fn correct(
+    State(api): State<Api>,
+    Extension(principal): Extension<Principal>,
+    body: Result<Json<Request>, JsonRejection>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let request = parsed(body)?;
+    let reason = checked_reason(&request.reason)?.to_owned();
+    let source = request.source()?;
+    let mut tries = 0;
+    let corrected = loop {
+        let plan = api.engine.plan_correction(source.clone()).await.map_err(correction_error)?;
+        tries += 1;
+        match api.engine.correct(&plan, &principal.name, &reason).await {
+            // Another revision came first: the chains to edit may be others now.
+            Err(CorrectionError::Pipeline(error)) if error.is_conflict() && tries < TRIES_MAX => {}
+            other => break other.map_err(correction_error)?,
+        }
+    };
+    let subject = format!("correction {}", corrected.id);
+    api.engine.tokens().audit(&principal, "correction.publish", subject, Some(reason)).await;
+    Ok((StatusCode::ACCEPTED, Json(shown(&api, corrected.id).unwrap_or_else(|| json!(corrected)))))
+}
+
+fn shown(api: &Api, id: u64) -> Option<Value> {
+    list_of(api).into_iter().find(|correction| correction["id"] == json!(id))
+}
+
+fn list_of(api: &Api) -> Vec<Value> {
+    let shown = api.engine.corrections().into_iter().map(|correction| {
+        let created_at = rfc3339(correction.created_at_us);
+        let mut shown = json!(correction);
+        if let Some(members) = shown.as_object_mut() {
+            members.remove("created_at_us");
+            members.insert("created_at".to_owned(), json!(created_at));
+        }
+        shown
+    });
+    shown.collect()
+}
+
+/// `GET /v1/corrections`: newest first.
+pub(crate) async fn list(State(api): State<Api>) -> Json<Value> {
+    Json(json!({"corrections": list_of(&api)}))
+}
+
+/// `GET /v1/corrections/{id}`.
+pub(crate) async fn one(State(api): State<Api>, Path(id): Path<u64>) -> Result<Json<Value>, ApiError> {
+    shown(&api, id).map(Json).ok_or_else(|| no_such(id))
+}
+
+/// `DELETE /v1/corrections/{id}`: a correction is in force from its publication on, so there is never one to cancel.
+pub(crate) async fn cancel(State(api): State<Api>, Path(id): Path<u64>) -> Result<Json<Value>, ApiError> {
+    shown(&api, id).ok_or_else(|| no_such(id))?;
+    Err(ApiError::new(
+        StatusCode::CONFLICT,
+        "published",
+        format!("correction {id} is in force; to undo it, correct back to the chain that was in force before"),
+    ))
+}
+
+fn no_such(id: u64) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is no correction {id}"))
+}
+
+/// Dead letters by partition, step and code.
+pub(crate) type Groups = BTreeMap<(String, String), Group>;
+
+/// Dead letters of one step and code.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    /// How many.
+    pub(crate) count: u64,
+    /// By partition, how many, and from the first's offset to past the last's.
+    pub(crate) partitions: BTreeMap<u32, (u64, u64, u64)>,
+}
+
+/// `GET /v1/dead-letters/groups`: which steps failed how many records, with which codes, and where.
+pub(crate) async fn dead_letter_groups(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
+    const PAGE: usize = 10_000;
+    let mut groups = Groups::new();
+    for partition in 0..millrace_log::EventLog::partitions(api.engine.log()) {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let page = api.engine.history().dead_letters(partition, at, PAGE).await;
+            let page = page.map_err(crate::history::read_error)?;
+            for letter in page.letters {
+                let group = groups.entry((letter.step, letter.code)).or_default();
+                group.count += 1;
+                let seen = group.partitions.entry(partition).or_insert((0, letter.offset, 0));
+                *seen = (seen.0 + 1, seen.1.min(letter.offset), letter.offset + 1);
+            }
+            from = page.next;
+        }
+    }
+    let shown = groups.into_iter().map(|((step, code), group)| {
+        let partitions = group.partitions.into_iter().map(
+            |(partition, (count, from, to))| json!({"partition": partition, "count": count, "from": from, "to": to}),
+        );
+        json!({"step": step, "code": code, "count": group.count, "partitions": partitions.collect::<Vec<_>>()})
+    });
+    Ok(Json(json!({"groups": shown.collect::<Vec<_>>()})))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct VerifyBody {
+    store: Option<String>,
+    from: Option<u64>,
+    to: Option<u64>,
+    full: bool,
+}
+
+/// `POST /v1/verify`: answers once everything has been compared.
+pub(crate) async fn verify(
+    State(api): State<Api>,
+    body: Result<Json<VerifyBody>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(body) = body.map_err(|error| ApiError::bad_request("bad_body", error.body_text()))?;
+    let Ok(_one) = api.verifying.try_lock() else {
+        return Err(ApiError::new(StatusCode::CONFLICT, "busy", "another verification is under way"));
+    };
+    let VerifyBody { store, from, to, full } = body;
+    let options = VerifyOptions { store, from, to, full };
+    let report = api.engine.verifier().run(&options, |_| ()).await.map_err(|error| match error {
+        VerifyError::Bad(_) => ApiError::bad_request("bad_range", error.to_string()),
+        other => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "verify_failed", other.to_string()),
+    })?;
+    Ok(Json(json!(report)))
+}

@@ -1,0 +1,498 @@
+//! Recomputes from log and timeline what the stores must hold, and compares.
+//!
+//! The log is read window by window, [`WINDOW`] offsets of one partition at a time. Of each row of a window the expected
+//! hash is kept (48 bytes a row), then each store's rows of the window are read and compared by (offset, sub) and hash:
+//! memory is that of one window, whatever the store's size. Beyond that, `full` reads all of the history and looks for
+//! rows that no record accounts for: only reading everything finds them.
+//!
+//! Stores go on meanwhile. A window is compared under the revisions that the store had applied, and compared again if
+//! that changed while it was read; what a job has still to make again is *pending* and not compared. Rows below the log's
+//! start can't be recomputed: they are *unverifiable*, and only counted.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array as _, AsArray as _};
+use arrow::datatypes::{Date32Type, Int64Type, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt as _;
+use millrace_delta::{ScanRequest, TableReader};
+use millrace_history::{HistoryReader, ReadError};
+use millrace_log::LogError;
+use millrace_rows::canonical::{self, RowEncoder};
+use millrace_rows::schema::{EVENT_DATE, OFFSET, SUB};
+use millrace_rows::{Job, StoreError, StoreState};
+use millrace_timeline::Timeline;
+use serde::Serialize;
+
+use crate::processor::{Processor, SliceError};
+
+/// Offsets of a window.
+pub const WINDOW: u64 = 65_536;
+/// Most differences that are told in full.
+pub const DIFFERENCES_MAX: usize = 20;
+/// Times that a window is compared again because a store changed under it.
+const TRIES_MAX: usize = 5;
+const DAY_US: i64 = 86_400_000_000;
+
+/// The store names that can be asked for.
+pub const STORES: [&str; 2] = ["delta", "history"];
+
+/// What to verify.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyOptions {
+    /// Only this store, of [`STORES`].
+    pub store: Option<String>,
+    /// First offset, the same in each partition.
+    pub from: Option<u64>,
+    /// Past the last offset, the same in each partition.
+    pub to: Option<u64>,
+    /// Also looks for rows of the history that no record accounts for.
+    pub full: bool,
+}
+
+/// Why verification ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// No such store, or a range that holds nothing.
+    #[error("{0}")]
+    Bad(String),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The records can't be run through their chains.
+    #[error(transparent)]
+    Replay(#[from] SliceError),
+    /// A store can't be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The history can't be read.
+    #[error("history: {0}")]
+    History(#[from] ReadError),
+    /// Rows that can't be encoded: a defect.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// A difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The store.
+    pub store: &'static str,
+    /// The partition.
+    pub partition: u32,
+    /// The record.
+    pub offset: u64,
+    /// Number of the row.
+    pub sub: u32,
+    /// What is wrong: a constant text.
+    pub what: &'static str,
+}
+
+/// What was found in one store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StoreReport {
+    /// Rows that were compared.
+    pub rows_checked: u64,
+    /// Dead letters that were compared.
+    pub dead_letters_checked: u64,
+    /// Offsets that jobs have still to make again, or that changed too often to be compared.
+    pub pending: u64,
+    /// Offsets below the log's start.
+    pub unverifiable: u64,
+    /// Rows and dead letters that are not as they must be.
+    pub differences: u64,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Windows of the log that were made again.
+    pub windows: u64,
+    /// Records that were made again.
+    pub records: u64,
+    /// Rows that were compared, over all stores.
+    pub rows_checked: u64,
+    /// Differences, over all stores.
+    pub differences: u64,
+    /// By store.
+    pub stores: BTreeMap<&'static str, StoreReport>,
+    /// The first differences.
+    pub first: Vec<Difference>,
+}
+
+/// Place and hash of a row: (offset, sub, hash).
+type Print = (u64, u32, u128);
+
+/// What a window must hold, or holds.
+#[derive(Default)]
+struct Window {
+    rows: Vec<Print>,
+    /// Offset, and hash of revision, step and code.
+    dead: Vec<(u64, u128)>,
+    /// Rows in the wrong place of the store.
+    misplaced: Vec<(u64, u32)>,
+}
+
+/// A store's place, and what is left of its jobs.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    state: StoreState,
+    jobs: Vec<Job>,
+}
+
+/// Compares stores with log and timeline. Made by [`Engine::verifier`](crate::engine::Engine::verifier).
+pub struct Verifier {
+    pub(crate) processor: Arc<Processor>,
+    pub(crate) history: HistoryReader,
+    pub(crate) table: TableReader,
+}
+
+impl Verifier {
+    /// Verifies. `progress` is told after each window.
+    ///
+    /// # Errors
+    /// [`VerifyError`] when it can't come to its end; differences are no error.
+    pub async fn run(
+        &self,
+        options: &VerifyOptions,
+        mut progress: impl FnMut(&Report) + Send,
+    ) -> Result<Report, VerifyError> {
+        let stores: Vec<&'static str> = match &options.store {
+            None => STORES.to_vec(),
+            Some(name) => STORES.into_iter().filter(|store| store == name).collect(),
+        };
+        if stores.is_empty() {
+            return Err(VerifyError::Bad(format!("there is no such store: it is one of {}", STORES.join(", "))));
+        }
+        if let (Some(from), Some(to)) = (options.from, options.to)
+            && from >= to
+        {
+            return Err(VerifyError::Bad(format!("the range {from} to {to} is empty")));
+        }
+        let mut report = Report::default();
+        // Where the history's rows are, by partition and window: what `full` compares with all that is there.
+        let mut accounted: BTreeMap<(u32, u64), u64> = BTreeMap::new();
+        let mut upper_ends: BTreeMap<u32, u64> = BTreeMap::new();
+        for partition in 0..self.processor.log().partitions() {
+            let bounds = self.processor.log().bounds(partition).await?;
+            let mut upper = u64::MAX;
+            for store in &stores {
+                let place = self.place(store).await?;
+                upper = upper.min(place.state.cursors.get(&partition).map_or(0, |cursor| cursor.next));
+                let below = bounds.start.min(upper).saturating_sub(options.from.unwrap_or(0));
+                report.stores.entry(store).or_default().unverifiable += below;
+            }
+            upper = upper.min(options.to.unwrap_or(u64::MAX));
+            upper_ends.insert(partition, upper);
+            let mut at = bounds.start.max(options.from.unwrap_or(0));
+            while at < upper {
+                // Windows begin at multiples, so that rows can be counted by window from their offset alone.
+                let end = ((at / WINDOW + 1) * WINDOW).min(upper);
+                self.window(&stores, partition, at..end, &mut report, &mut accounted).await?;
+                report.windows += 1;
+                progress(&report);
+                at = end;
+            }
+        }
+        if options.full && stores.contains(&"history") {
+            self.unaccounted(options, &accounted, &upper_ends, &mut report).await?;
+        }
+        report.rows_checked = report.stores.values().map(|store| store.rows_checked).sum();
+        report.differences = report.stores.values().map(|store| store.differences).sum();
+        Ok(report)
+    }
+
+    async fn place(&self, store: &str) -> Result<Place, VerifyError> {
+        if store == "delta" {
+            let (state, jobs) = self.table.position().await?;
+            return Ok(Place { state, jobs });
+        }
+        let view = self.history.view().await?;
+        Ok(Place { state: view.state().await?, jobs: view.jobs().await? })
+    }
+
+    async fn window(
+        &self,
+        stores: &[&'static str],
+        partition: u32,
+        offsets: Range<u64>,
+        report: &mut Report,
+        accounted: &mut BTreeMap<(u32, u64), u64>,
+    ) -> Result<(), VerifyError> {
+        // What must be there, by the revision applied: stores at the same place share it.
+        let mut expected: BTreeMap<u64, Window> = BTreeMap::new();
+        for store in stores {
+            let mut compared = None;
+            for _ in 0..TRIES_MAX {
+                let place = self.place(store).await?;
+                // Read before what it is compared with, so that the timeline has all that the store has applied.
+                let timeline = self.processor.timeline().borrow().clone();
+                if is_pending(&timeline, &place.jobs, partition, &offsets) {
+                    break;
+                }
+                let applied = place.state.applied;
+                if let Entry::Vacant(vacant) = expected.entry(applied) {
+                    let (window, records) = self.expected(&timeline, applied, partition, offsets.clone()).await?;
+                    report.records += records;
+                    vacant.insert(window);
+                }
+                let found = match *store {
+                    "delta" => self.in_table(partition, offsets.clone()).await?,
+                    _ => self.in_history(partition, offsets.clone()).await?,
+                };
+                let after = self.place(store).await?;
+                if after.state.applied == applied && after.jobs == place.jobs {
+                    compared = expected.get(&applied).map(|expected| (expected, found));
+                    break;
+                }
+            }
+            let entry = report.stores.entry(store).or_default();
+            let Some((expected, mut found)) = compared else {
+                entry.pending += offsets.end - offsets.start;
+                continue;
+            };
+            if *store == "history" {
+                accounted.insert((partition, offsets.start / WINDOW), found.rows.len() as u64);
+            }
+            found.rows.sort_unstable();
+            entry.rows_checked += expected.rows.len() as u64;
+            let mut differences = differences(&expected.rows, &found.rows);
+            differences.extend(found.misplaced.iter().map(|(offset, sub)| (*offset, *sub, "under the wrong date")));
+            // Dead letters live with the history.
+            if *store == "history" {
+                entry.dead_letters_checked += expected.dead.len() as u64;
+                differences.extend(dead_differences(&expected.dead, &found.dead));
+            }
+            entry.differences += differences.len() as u64;
+            let room = DIFFERENCES_MAX.saturating_sub(report.first.len());
+            report.first.extend(differences.into_iter().take(room).map(|(offset, sub, what)| Difference {
+                store,
+                partition,
+                offset,
+                sub,
+                what,
+            }));
+        }
+        Ok(())
+    }
+
+    async fn expected(
+        &self,
+        timeline: &Timeline,
+        applied: u64,
+        partition: u32,
+        offsets: Range<u64>,
+    ) -> Result<(Window, u64), VerifyError> {
+        let segments = self.processor.segments_of(timeline, 1, applied, partition, offsets.clone()).await?;
+        let mut batches = std::pin::pin!(self.processor.replay(partition, offsets, segments));
+        let (mut window, mut records) = (Window::default(), 0);
+        while let Some(batch) = batches.try_next().await? {
+            records += batch.read;
+            prints(&batch.outcome.rows, &mut window.rows)?;
+            window.dead.extend(batch.outcome.dead.iter().map(|dead| (dead.offset, dead_hash(dead))));
+        }
+        Ok((window, records))
+    }
+
+    async fn in_table(&self, partition: u32, offsets: Range<u64>) -> Result<Window, VerifyError> {
+        let request = ScanRequest { offsets: Some((partition, offsets)), ..ScanRequest::default() };
+        let scan = self.table.scan(request).await?;
+        let read = tokio::task::spawn_blocking(move || {
+            let mut window = Window::default();
+            for batch in scan {
+                let batch = batch?;
+                misplaced(&batch, &mut window.misplaced);
+                let columns = (0..batch.num_columns()).filter(|at| batch.schema_ref().field(*at).name() != EVENT_DATE);
+                let rows = batch.project(&columns.collect::<Vec<_>>());
+                let rows = rows.map_err(|error| VerifyError::Internal(error.to_string()))?;
+                prints(&rows, &mut window.rows)?;
+            }
+            Ok(window)
+        });
+        read.await.map_err(|panic| VerifyError::Internal(panic.to_string()))?
+    }
+
+    async fn in_history(&self, partition: u32, offsets: Range<u64>) -> Result<Window, VerifyError> {
+        let mut window = Window::default();
+        let mut from = Some(offsets.start);
+        while let Some(at) = from {
+            let page = self.history.view().await?.materialized(partition, at..offsets.end).await?;
+            for row in page.rows {
+                // A row that the lineage names and that is not there is missing among what is found.
+                let Some(bytes) = row.row else { continue };
+                window.rows.push((row.key.offset, row.key.sub, canonical::hash(&bytes)));
+            }
+            from = page.next;
+        }
+        let mut from = Some(offsets.start);
+        while let Some(at) = from {
+            let page = self.history.dead_letters(partition, at, 1000).await?;
+            let inside = page.letters.iter().filter(|dead| dead.offset < offsets.end);
+            window.dead.extend(inside.map(|dead| (dead.offset, dead_hash(dead))));
+            from = page.next.filter(|next| *next < offsets.end);
+        }
+        Ok(window)
+    }
+
+    /// Counts all rows of the history by window and compares with those that records account for.
+    async fn unaccounted(
+        &self,
+        options: &VerifyOptions,
+        accounted: &BTreeMap<(u32, u64), u64>,
+        upper_ends: &BTreeMap<u32, u64>,
+        report: &mut Report,
+    ) -> Result<(), VerifyError> {
+        let mut there: BTreeMap<(u32, u64), (u64, u64)> = BTreeMap::new();
+        let mut strays = Vec::new();
+        let mut last = None;
+        loop {
+            let page = self.history.rows(last.as_ref(), 2000).await?;
+            for row in &page.rows {
+                let (partition, offset) = (row.key.partition, row.key.offset);
+                match upper_ends.get(&partition) {
+                    None => strays.push((partition, offset, row.key.sub)),
+                    // Came after the comparison began, or is not asked for.
+                    Some(upper) if offset >= *upper || offset < options.from.unwrap_or(0) => {}
+                    Some(_) => {
+                        let seen = there.entry((partition, offset / WINDOW)).or_insert((0, offset));
+                        *seen = (seen.0 + 1, seen.1.min(offset));
+                    }
+                }
+            }
+            last = page.next;
+            if last.is_none() {
+                break;
+            }
+        }
+        let entry = report.stores.entry("history").or_default();
+        let mut add = |partition: u32, offset: u64, sub: u32, count: u64, what: &'static str| {
+            entry.differences += count;
+            if report.first.len() < DIFFERENCES_MAX {
+                report.first.push(Difference { store: "history", partition, offset, sub, what });
+            }
+        };
+        for (partition, offset, sub) in strays {
+            add(partition, offset, sub, 1, "a row of a partition that the log does not have");
+        }
+        for (window, (count, first)) in there {
+            // Windows that were pending or below the log's start have no account.
+            if let Some(known) = accounted.get(&window).filter(|known| **known < count) {
+                add(window.0, first, 0, count - known, "rows from here on that no record accounts for");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_pending(timeline: &Timeline, jobs: &[Job], partition: u32, offsets: &Range<u64>) -> bool {
+    jobs.iter()
+        .filter_map(|job| timeline.job_range(job, partition))
+        .any(|range| range.start < offsets.end && offsets.start < range.end)
+}
+
+/// Place and hash of each row.
+fn prints(rows: &RecordBatch, out: &mut Vec<Print>) -> Result<(), VerifyError> {
+    let number = |name: &str| {
+        let column = rows.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
+        column.ok_or_else(|| VerifyError::Internal(format!("rows without {name}")))
+    };
+    if rows.num_rows() == 0 {
+        return Ok(());
+    }
+    let (offsets, subs) = (number(OFFSET)?, number(SUB)?);
+    let encoder = RowEncoder::new(rows).map_err(|error| VerifyError::Internal(error.to_string()))?;
+    let mut buffer = Vec::new();
+    for row in 0..rows.num_rows() {
+        let sub = u32::try_from(subs.value(row)).unwrap_or(u32::MAX);
+        out.push((offsets.value(row).unsigned_abs(), sub, encoder.hash(row, &mut buffer)));
+    }
+    Ok(())
+}
+
+/// Rows of a table whose partition is not the date of their time.
+fn misplaced(batch: &RecordBatch, out: &mut Vec<(u64, u32)>) {
+    let numbers = |name: &str| batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let dates = batch.column_by_name(EVENT_DATE).and_then(|column| column.as_primitive_opt::<Date32Type>());
+    let times = batch.column_by_name("event_time");
+    let times = times.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+    let (Some(dates), Some(times), Some(offsets), Some(subs)) = (dates, times, numbers(OFFSET), numbers(SUB)) else {
+        return;
+    };
+    for row in 0..batch.num_rows() {
+        let right = dates.is_valid(row)
+            && times.is_valid(row)
+            && i64::from(dates.value(row)) == times.value(row).div_euclid(DAY_US);
+        if !right {
+            out.push((offsets.value(row).unsigned_abs(), u32::try_from(subs.value(row)).unwrap_or(u32::MAX)));
+        }
+    }
+}
+
+fn dead_hash(dead: &millrace_rows::DeadLetter) -> u128 {
+    canonical::hash(format!("{}\0{}\0{}", dead.revision, dead.step, dead.code).as_bytes())
+}
+
+/// What differs between two lists of rows, each in order.
+fn differences(expected: &[Print], found: &[Print]) -> Vec<(u64, u32, &'static str)> {
+    let mut differences = Vec::new();
+    let (mut i, mut j) = (0, 0);
+    loop {
+        let place = |print: &Print| (print.0, print.1);
+        match (expected.get(i), found.get(j)) {
+            (None, None) => return differences,
+            (Some(one), Some(two)) if place(one) == place(two) => {
+                if one.2 != two.2 {
+                    differences.push((one.0, one.1, "another value"));
+                }
+                i += 1;
+                j += 1;
+            }
+            (Some(one), two) if two.is_none_or(|two| place(one) < place(two)) => {
+                differences.push((one.0, one.1, "missing"));
+                i += 1;
+            }
+            (_, Some(two)) => {
+                let doubled = j > 0 && place(&found[j - 1]) == place(two);
+                differences.push((two.0, two.1, if doubled { "doubled" } else { "should not be there" }));
+                j += 1;
+            }
+            // Covered above: without a second there is nothing that the first is not smaller than.
+            (Some(_), None) => i += 1,
+        }
+    }
+}
+
+fn dead_differences(expected: &[(u64, u128)], found: &[(u64, u128)]) -> Vec<(u64, u32, &'static str)> {
+    let (one, two): (BTreeMap<u64, u128>, BTreeMap<u64, u128>) =
+        (expected.iter().copied().collect(), found.iter().copied().collect());
+    let missing = one.keys().filter(|offset| !two.contains_key(*offset)).map(|o| (*o, 0, "a dead letter is missing"));
+    let other = two.iter().filter(|(offset, hash)| one.get(*offset) != Some(*hash));
+    missing.chain(other.map(|(offset, _)| (*offset, 0, "a dead letter that should not be so"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_difference_is_told() {
+        let expected = [(1, 0, 10), (2, 0, 20), (3, 0, 30), (4, 0, 40)];
+        assert!(differences(&expected, &expected).is_empty());
+        let found = [(1, 0, 10), (1, 0, 10), (2, 0, 21), (4, 0, 40), (5, 1, 50)];
+        assert_eq!(
+            differences(&expected, &found),
+            [(1, 0, "doubled"), (2, 0, "another value"), (3, 0, "missing"), (5, 1, "should not be there")]
+        );
+        assert_eq!(differences(&expected, &[]).len(), 4);
+        assert_eq!(differences(&[], &found).len(), 5);
+    }
+
+    #[test]
+    fn dead_letters_are_compared_too() {
+        assert!(dead_differences(&[(1, 5)], &[(1, 5)]).is_empty());
+        assert_eq!(dead_differences(&[(1, 5), (2, 6)], &[(2, 7), (3, 8)]).len(), 3);
+    }
+}
