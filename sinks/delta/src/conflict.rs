@@ -1,7 +1,8 @@
 //! What a commit entry of another writer means for a commit of ours that came second.
 //!
 //! The library's own check lets through what doubles rows beside compaction. What we append depends on nothing but our
-//! markers, the protocol and the schema, and these are what is compared:
+//! markers, the protocol and the schema; what takes files out of force also depends on these being in force, and a
+//! correction on nobody else having added rows of its records. These are what is compared:
 //!
 //! | the entry that won has | verdict |
 //! |---|---|
@@ -10,13 +11,18 @@
 //! | a protocol action | [`Verdict::Broken`] |
 //! | a marker of ours that this version does not know | [`Verdict::Broken`] |
 //! | a metaData action | the schema is checked again, then retry |
-//! | adds, removes, anything else | retry at the next version |
+//! | a remove of a file that we remove | [`Verdict::Fenced`] |
+//! | an add of new rows (`dataChange`) that may be of records that we make again | [`Verdict::Fenced`] |
+//! | other adds and removes, anything else | retry at the next version |
+//!
+//! Files are compared by their names: see [`Reliance::file`].
 
 use deltalake::kernel::Metadata;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::markers::{Marker, Markers};
+use crate::names::file_name;
 
 /// The actions of an entry that matter, in its order.
 #[derive(Clone, Debug, Default)]
@@ -25,12 +31,34 @@ pub struct Winner {
     protocol: bool,
     metadata: Option<Metadata>,
     commit: Option<String>,
+    /// Paths.
+    removed: Vec<String>,
+    /// Statistics of the files with new rows.
+    added: Vec<Option<String>>,
+}
+
+/// What a commit relies on.
+pub trait Reliance {
+    /// Its id, by which its own entry is known again.
+    fn id(&self) -> &str;
+
+    /// Whether it relies on a marker.
+    fn marker(&self, marker: &Marker) -> bool;
+
+    /// Whether it relies on a file being in force. The last segment of a path names a file: it is unique, and other
+    /// writers may spell what stands before it in another way.
+    fn file(&self, name: &str) -> bool;
+
+    /// Whether it relies on nobody adding a file with these statistics.
+    fn new_rows(&self, stats: Option<&str>) -> bool;
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Line {
     txn: Option<Txn>,
+    add: Option<Add>,
+    remove: Option<Remove>,
     protocol: Option<IgnoredAny>,
     meta_data: Option<Metadata>,
     commit_info: Option<CommitInfo>,
@@ -41,6 +69,24 @@ struct Line {
 struct Txn {
     app_id: String,
     version: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Add {
+    #[serde(default = "unless_said")]
+    data_change: bool,
+    stats: Option<String>,
+}
+
+/// An add that does not say whether its rows are new: they may be.
+fn unless_said() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+struct Remove {
+    path: String,
 }
 
 #[derive(Deserialize)]
@@ -67,6 +113,8 @@ impl Winner {
             winner.metadata = line.meta_data.or(winner.metadata);
             let commit = line.commit_info.and_then(|info| info.millrace).and_then(|ours| ours.commit);
             winner.commit = commit.or(winner.commit);
+            winner.removed.extend(line.remove.map(|remove| remove.path));
+            winner.added.extend(line.add.filter(|add| add.data_change).map(|add| add.stats));
         }
         Ok(winner)
     }
@@ -79,16 +127,15 @@ pub enum Verdict {
     Retry(Option<Box<Metadata>>),
     /// The commit that we tried has happened: this entry is it.
     Ours,
-    /// Somebody moved a marker that the commit relies on.
+    /// Somebody moved a marker or removed a file that the commit relies on, or added rows that it replaces.
     Fenced(String),
     /// An operator has to look.
     Broken(String),
 }
 
-/// Judges an entry that won over the commit with the id `commit`, which relies on the markers for which `relies` says
-/// so. Takes the entry's markers into `markers`.
-pub fn judge(winner: Winner, commit: &str, relies: impl Fn(&Marker) -> bool, markers: &mut Markers) -> Verdict {
-    if winner.commit.as_deref() == Some(commit) {
+/// Judges an entry that won over a commit. Takes the entry's markers into `markers`.
+pub fn judge(winner: Winner, commit: &impl Reliance, markers: &mut Markers) -> Verdict {
+    if winner.commit.as_deref() == Some(commit.id()) {
         return Verdict::Ours;
     }
     if winner.protocol {
@@ -99,7 +146,7 @@ pub fn judge(winner: Winner, commit: &str, relies: impl Fn(&Marker) -> bool, mar
         match Marker::parse(&app_id) {
             Ok(Some(marker)) => {
                 let known = markers.get(&marker);
-                if known != Some(value) && relies(&marker) && moved.is_none() {
+                if known != Some(value) && commit.marker(&marker) && moved.is_none() {
                     let known = known.map_or_else(|| "not set".to_owned(), |known| known.to_string());
                     moved = Some(format!("{app_id} was {known} and is {value} now"));
                 }
@@ -109,6 +156,11 @@ pub fn judge(winner: Winner, commit: &str, relies: impl Fn(&Marker) -> bool, mar
             Err(error) => return Verdict::Broken(error),
         }
     }
+    let removed = || winner.removed.iter().find(|path| commit.file(file_name(path)));
+    let added = || winner.added.iter().any(|stats| commit.new_rows(stats.as_deref()));
+    let moved = moved
+        .or_else(|| removed().map(|path| format!("{path} was removed")))
+        .or_else(|| added().then(|| "rows of records that are made again were added".to_owned()));
     moved.map_or_else(|| Verdict::Retry(winner.metadata.map(Box::new)), Verdict::Fenced)
 }
 
@@ -119,9 +171,28 @@ mod tests {
 
     const LOG: LogId = LogId([1; 16]);
 
+    struct Me;
+
+    impl Reliance for Me {
+        fn id(&self) -> &str {
+            "me"
+        }
+
+        fn marker(&self, marker: &Marker) -> bool {
+            matches!(marker, Marker::Applied | Marker::Next(LOG, 0) | Marker::Mark(LOG, 0))
+        }
+
+        fn file(&self, name: &str) -> bool {
+            name == "mine.parquet"
+        }
+
+        fn new_rows(&self, stats: Option<&str>) -> bool {
+            stats == Some("met")
+        }
+    }
+
     fn verdict(entry: &str, markers: &mut Markers) -> Verdict {
-        let relies = |marker: &Marker| matches!(marker, Marker::Applied | Marker::Next(LOG, 0) | Marker::Mark(LOG, 0));
-        judge(Winner::parse(entry.as_bytes()).unwrap(), "me", relies, markers)
+        judge(Winner::parse(entry.as_bytes()).unwrap(), &Me, markers)
     }
 
     fn txn(marker: Marker, version: i64) -> String {
@@ -166,6 +237,21 @@ mod tests {
             "\n",
         );
         assert!(matches!(verdict(entry, &mut known()), Verdict::Retry(None)));
+    }
+
+    #[test]
+    fn a_file_of_ours_that_is_gone_and_rows_where_ours_go_fence() {
+        let file = "file:///t/event_date%3D2026-11-03/mine.parquet";
+        let remove = |change: bool| format!(r#"{{"remove":{{"path":{file:?},"dataChange":{change}}}}}"#);
+        for change in [true, false] {
+            assert!(matches!(verdict(&remove(change), &mut known()), Verdict::Fenced(_)), "{change}");
+        }
+        let add = |change: bool, stats: &str| {
+            format!(r#"{{"add":{{"path":{file:?},"dataChange":{change},"stats":{stats:?}}}}}"#)
+        };
+        assert!(matches!(verdict(&add(true, "met"), &mut known()), Verdict::Fenced(_)));
+        assert!(matches!(verdict(&add(true, "not met"), &mut known()), Verdict::Retry(None)));
+        assert!(matches!(verdict(&add(false, "met"), &mut known()), Verdict::Retry(None)), "the same rows elsewhere");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 
 use crate::local::create_directory;
+use crate::names::{FILE_PREFIX, FILE_SUFFIX};
 use crate::options::Compression;
 use crate::split::date_of;
 use crate::stats::{FileStats, STATS_COLUMNS};
@@ -28,11 +29,6 @@ pub(crate) const ROW_GROUP_ROWS_MAX: usize = 64 * 1024;
 
 /// Columns whose values hardly ever repeat: a dictionary of them is built only to be thrown away.
 const NO_DICTIONARY: [&str; 5] = ["event_id", "properties", "context", "envelope", "_offset"];
-
-/// How data files are named within `event_date=…/`.
-pub(crate) const FILE_PREFIX: &str = "millrace-";
-/// The end of a data file's name.
-pub(crate) const FILE_SUFFIX: &str = ".parquet";
 
 /// What went wrong with a data file.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +72,11 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn take_created(&self) -> Vec<String> {
         std::mem::take(&mut *self.created.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Forgets one path that was created: whoever takes it out deletes it.
+    pub(crate) fn take_out(&self, path: &str) {
+        self.created.lock().unwrap_or_else(PoisonError::into_inner).retain(|created| created != path);
     }
 }
 

@@ -51,24 +51,33 @@
 //! | `delta::maintain::fail` | before a checkpoint | the checkpoint fails |
 
 mod columns;
+mod compact;
 pub mod conflict;
 mod encode;
 mod entry;
 mod error;
+mod input;
 pub mod local;
 mod maintain;
 pub mod markers;
+mod merge;
+mod names;
+mod offsets;
 mod options;
+mod put;
 pub mod reader;
+mod rewriter;
 mod split;
 mod staging;
 mod stats;
 mod store;
 mod table;
 
+pub use compact::Compacted;
 #[doc(hidden)]
 pub use encode::encode_only;
 pub use maintain::{Maintained, Maintainer, MaintenanceCounts};
 pub use options::{Compression, LOG_RETENTION_MIN, Options};
 pub use reader::{Scan, ScanRequest, TableReader, TableStatus};
+pub use rewriter::DeltaRewriter;
 pub use store::DeltaStore;

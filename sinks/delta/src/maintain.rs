@@ -16,37 +16,41 @@ use deltalake::logstore::object_store::{self, ObjectStoreExt as _, path::Path};
 use deltalake::table::config::TablePropertiesExt as _;
 use futures::TryStreamExt;
 use millrace_rows::StoreError;
-use millrace_rows::schema::EVENT_DATE;
 
-use crate::encode::{FILE_PREFIX, FILE_SUFFIX};
+use crate::compact::Compacted;
 use crate::error::{from_library, unavailable};
 use crate::local::stale_temporaries;
+use crate::names::{file_name, is_data_file};
 use crate::options::{LOG_RETENTION_MIN, Options};
 use crate::table::{Table, kernel};
 
 /// Maintenance of one table. Clones share their state.
 #[derive(Clone)]
-pub struct Maintainer(Arc<Inner>);
+pub struct Maintainer(pub(crate) Arc<Inner>);
 
-struct Inner {
-    table: Arc<Table>,
+pub(crate) struct Inner {
+    pub(crate) table: Arc<Table>,
+    pub(crate) options: Options,
     checkpoint_every: u64,
-    orphan_age: Duration,
     /// Held while something runs: one at a time in a process.
     running: tokio::sync::Mutex<()>,
+    /// As `running`, for compaction: it takes its time, and checkpoints do not wait for it.
+    pub(crate) compacting: tokio::sync::Mutex<()>,
     /// Version of the newest checkpoint known of, plus one; 0 is none.
     checkpoint: AtomicU64,
     /// After a failure, no checkpoint is started beside commits before this version.
     not_before: AtomicU64,
-    counts: Counters,
+    pub(crate) counts: Counters,
 }
 
 #[derive(Default)]
-struct Counters {
+pub(crate) struct Counters {
     checkpoints: AtomicU64,
     log_files_removed: AtomicU64,
     orphans_removed: AtomicU64,
     failures: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+    pub(crate) files_compacted: AtomicU64,
 }
 
 /// What maintenance has done since the table was opened, for metrics.
@@ -60,6 +64,10 @@ pub struct MaintenanceCounts {
     pub orphans_removed: u64,
     /// Runs that failed.
     pub failures: u64,
+    /// Commits that compacted files.
+    pub compactions: u64,
+    /// Files that went out of force in them.
+    pub files_compacted: u64,
 }
 
 /// What one run did.
@@ -71,6 +79,8 @@ pub struct Maintained {
     pub log_files_removed: usize,
     /// Orphans removed.
     pub orphans_removed: usize,
+    /// Files compacted.
+    pub compacted: Compacted,
 }
 
 impl Maintainer {
@@ -78,8 +88,9 @@ impl Maintainer {
         Self(Arc::new(Inner {
             table,
             checkpoint_every: options.checkpoint_every.max(1),
-            orphan_age: options.orphan_age,
+            options: options.clone(),
             running: tokio::sync::Mutex::new(()),
+            compacting: tokio::sync::Mutex::new(()),
             checkpoint: AtomicU64::new(0),
             not_before: AtomicU64::new(0),
             counts: Counters::default(),
@@ -88,12 +99,15 @@ impl Maintainer {
 
     /// What was done since the table was opened.
     pub fn counts(&self) -> MaintenanceCounts {
-        let Counters { checkpoints, log_files_removed, orphans_removed, failures } = &self.0.counts;
+        let Counters { checkpoints, log_files_removed, orphans_removed, failures, compactions, files_compacted } =
+            &self.0.counts;
         MaintenanceCounts {
             checkpoints: checkpoints.load(Ordering::Relaxed),
             log_files_removed: log_files_removed.load(Ordering::Relaxed),
             orphans_removed: orphans_removed.load(Ordering::Relaxed),
             failures: failures.load(Ordering::Relaxed),
+            compactions: compactions.load(Ordering::Relaxed),
+            files_compacted: files_compacted.load(Ordering::Relaxed),
         }
     }
 
@@ -105,19 +119,24 @@ impl Maintainer {
         version + 1 >= self.0.checkpoint.load(Ordering::Relaxed) + self.0.checkpoint_every
     }
 
-    /// Does all that is due: a checkpoint if there were enough commits, log clean-up, removal of orphans. For a timer;
-    /// an hour apart is often enough where commits start checkpoints themselves. Waits while another run is under way.
+    /// Does all that is due: a checkpoint if there were enough commits, log clean-up, removal of orphans, and compaction
+    /// unless [`Options::compaction`] says no. For a timer; an hour apart is often enough where commits start checkpoints themselves. Waits while another run is under way.
     ///
     /// # Errors
     /// When a step failed. It is logged and counted already, and the steps that follow it were not done.
     pub async fn run(&self) -> Result<Maintained, StoreError> {
-        let _running = self.0.running.lock().await;
+        let running = self.0.running.lock().await;
         let done = async {
             let mut done = self.checkpoint_if_due().await?;
-            done.orphans_removed = self.remove_orphans(self.0.orphan_age).await?;
+            done.orphans_removed = self.remove_orphans(self.0.options.orphan_age).await?;
             Ok(done)
         };
-        self.counted(done.await)
+        let mut done = self.counted(done.await)?;
+        drop(running);
+        if self.0.options.compaction {
+            done.compacted = self.compact().await?;
+        }
+        Ok(done)
     }
 
     /// Whether a commit that made `version` should start [`Self::run_beside_commits`].
@@ -134,7 +153,7 @@ impl Maintainer {
         }
     }
 
-    fn counted(&self, done: Result<Maintained, StoreError>) -> Result<Maintained, StoreError> {
+    pub(crate) fn counted<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(error) = &done {
             self.0.counts.failures.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(table = self.0.table.location(), %error, "maintenance failed; it is tried again");
@@ -221,51 +240,11 @@ impl Maintainer {
     async fn old_data_files(&self, before: DateTime<Utc>) -> Result<HashMap<String, String>, StoreError> {
         let store = self.0.table.log_store.object_store(None);
         let listed = store.list(None).try_fold(HashMap::new(), async |mut found, file| {
-            if file.last_modified < before && is_data_file(&file.location) {
+            if file.last_modified < before && is_data_file(file.location.as_ref()) {
                 found.insert(file_name(file.location.as_ref()).to_owned(), file.location.to_string());
             }
             Ok(found)
         });
         listed.await.map_err(|error| unavailable(format!("listing the table: {error}")))
-    }
-}
-
-/// The last segment of a path. Ours are unique and have no character that is ever escaped: other writers of the log may
-/// spell the rest of a path in another way (escaped, absolute) and mean the same file.
-fn file_name(path: &str) -> &str {
-    path.rsplit_once('/').map_or(path, |(_, name)| name)
-}
-
-/// Whether a path is one that this crate gives a data file: `event_date=…/millrace-<partition>-<uuid>.parquet`.
-fn is_data_file(path: &Path) -> bool {
-    let text = path.as_ref();
-    let Some((date, name)) = text.split_once('/') else { return false };
-    let stem = name.strip_prefix(FILE_PREFIX).and_then(|name| name.strip_suffix(FILE_SUFFIX));
-    let Some((partition, uuid)) = stem.and_then(|stem| stem.split_once('-')) else { return false };
-    let date = date.strip_prefix(EVENT_DATE).and_then(|date| date.strip_prefix('='));
-    date.is_some_and(|date| date.parse::<chrono::NaiveDate>().is_ok())
-        && partition.parse::<u32>().is_ok()
-        && uuid::Uuid::try_parse(uuid).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_that_we_give_are_ours() {
-        let uuid = uuid::Uuid::now_v7();
-        assert!(is_data_file(&Path::from(format!("event_date=2026-11-03/millrace-12-{uuid}.parquet"))));
-        for other in [
-            format!("event_date=2026-11-03/part-00000-{uuid}-c000.snappy.parquet"),
-            format!("event_date=2026-11-03/sub/millrace-12-{uuid}.parquet"),
-            format!("event_date=nodate/millrace-12-{uuid}.parquet"),
-            format!("millrace-12-{uuid}.parquet"),
-            format!("event_date=2026-11-03/millrace-12-{uuid}.parquet.bak"),
-            format!("_delta_log/millrace-12-{uuid}.parquet"),
-        ] {
-            assert!(!is_data_file(&Path::from(other.as_str())), "{other}");
-        }
-        assert_eq!(file_name("file:///t/event_date%3D2026-11-03/millrace-1-x.parquet"), "millrace-1-x.parquet");
     }
 }

@@ -5,7 +5,7 @@
 //! | `millrace/applied` | the highest revision taken in |
 //! | `millrace/<log id, 32 hex digits>/<partition>/next` | first offset not yet consumed |
 //! | `millrace/<log id>/<partition>/mark` | fingerprint of the last record consumed ([`Mark::to_stored`]) |
-//! | `millrace/job/<revision>/<partition>` | the revision's work in this partition covers offsets below this |
+//! | `millrace/job/<revision>/<partition>` | what is left of the revision's work in this partition lies below this offset; 0: nothing |
 //!
 //! `next` and `mark` are always written together. A partition has the cursor of one log only: a table belongs to a log.
 //! Recovery is reading them: the last version of each id, from the checkpoint and the entries after it. An id under
@@ -131,11 +131,13 @@ impl Markers {
         Ok(state)
     }
 
-    /// The jobs that revisions left, by revision: partition and the offset that its work ends at.
+    /// The jobs that are not done, by revision: partition and the offset that the work left in it ends at.
     pub fn jobs(&self) -> BTreeMap<u64, BTreeMap<u32, u64>> {
         let mut jobs: BTreeMap<u64, BTreeMap<u32, u64>> = BTreeMap::new();
         for (marker, value) in &self.0 {
-            if let Marker::Job(revision, partition) = marker {
+            if let Marker::Job(revision, partition) = marker
+                && *value != 0
+            {
                 jobs.entry(*revision).or_default().insert(*partition, value.unsigned_abs());
             }
         }
@@ -143,12 +145,20 @@ impl Markers {
     }
 }
 
+/// A number as a marker's value.
+///
+/// # Errors
+/// When it does not fit.
+pub fn as_marker(value: u64) -> Result<i64, String> {
+    i64::try_from(value).map_err(|_| format!("{value} does not fit a transaction marker"))
+}
+
 /// The markers of a cursor.
 ///
 /// # Errors
 /// When the offset does not fit a marker.
 pub fn of_cursor(partition: u32, cursor: &Cursor) -> Result<[(Marker, i64); 2], String> {
-    let next = i64::try_from(cursor.next).map_err(|_| format!("offset {} does not fit a marker", cursor.next))?;
+    let next = as_marker(cursor.next)?;
     Ok([(Marker::Next(cursor.log, partition), next), (Marker::Mark(cursor.log, partition), cursor.mark.to_stored())])
 }
 
@@ -190,6 +200,9 @@ mod tests {
         markers.set(Marker::Job(2, 3), 5);
         assert_eq!(markers.state(), Ok(StoreState { applied: 2, cursors: [(3, cursor)].into() }));
         assert_eq!(markers.jobs(), [(2, [(3, 5)].into())].into());
+        let mut done = markers.clone();
+        done.set(Marker::Job(2, 3), 0);
+        assert!(done.jobs().is_empty(), "a job with nothing left is none");
 
         let mut later = markers.clone();
         later.set(Marker::Next(LOG, 3), 6);

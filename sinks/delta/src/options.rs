@@ -41,6 +41,15 @@ pub struct Options {
     /// Age at which a data file that no log entry mentions counts as left behind by a crash. Must exceed the longest
     /// time between staging and commit.
     pub orphan_age: Duration,
+    /// Most records that a rewriter's loop should stage for one commit. The rewriter holds up to 16 bytes for each, and
+    /// their rows are in files.
+    pub rewrite_records_max: u64,
+    /// Whether [`crate::Maintainer::run`] compacts too.
+    pub compaction: bool,
+    /// Size that compaction brings files to. Only files smaller than half of it are compacted.
+    pub compact_bytes: u64,
+    /// Fewest such files that a date and log partition must have before any of them are compacted.
+    pub compact_files_min: usize,
 }
 
 /// The shortest log retention that a table may have: half of it bounds the age of the view that a commit starts from.
@@ -60,6 +69,10 @@ impl Default for Options {
             checkpoint_every: 100,
             background_maintenance: true,
             orphan_age: Duration::from_secs(24 * 3600),
+            rewrite_records_max: 1_000_000,
+            compaction: true,
+            compact_bytes: 128 << 20,
+            compact_files_min: 4,
         }
     }
 }

@@ -5,7 +5,6 @@
 //! The list of files is in memory for as long as the scan lives: about 300 bytes a file.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs::File;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
@@ -15,21 +14,19 @@ use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use chrono::NaiveDate;
 use deltalake::kernel::{LogicalFileView, Snapshot};
-use deltalake::logstore::object_store::{ObjectStoreExt as _, path::Path};
 use futures::TryStreamExt;
 use millrace_rows::schema::{EVENT_DATE, OFFSET, PARTITION};
 use millrace_rows::{Job, StoreError, StoreState};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowPredicateFn, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowFilter,
-};
+use parquet::arrow::arrow_reader::{ArrowPredicateFn, ParquetRecordBatchReader, RowFilter};
 use parquet::file::metadata::RowGroupMetaData;
-use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 use serde::Deserialize;
 use tokio::runtime::Handle;
 
-use crate::error::{broken, from_library, unavailable};
+use crate::encode::StagedFile;
+use crate::error::{broken, from_library};
+use crate::input;
 use crate::table::Table;
 
 /// What a scan reads.
@@ -92,9 +89,10 @@ pub struct DataFile {
     pub offsets: Option<(i64, i64)>,
 }
 
+/// What the statistics of an add action tell of its lineage.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct FileStatistics {
+pub(crate) struct FileStatistics {
     num_records: Option<u64>,
     min_values: Lineage,
     max_values: Lineage,
@@ -109,19 +107,51 @@ struct Lineage {
     offset: Option<i64>,
 }
 
+impl FileStatistics {
+    /// Statistics that can't be read tell nothing.
+    pub(crate) fn of(stats: Option<&str>) -> Self {
+        stats.and_then(|stats| serde_json::from_str(stats).ok()).unwrap_or_default()
+    }
+
+    pub(crate) fn partitions(&self) -> Option<(i64, i64)> {
+        self.min_values.partition.zip(self.max_values.partition)
+    }
+
+    pub(crate) fn offsets(&self) -> Option<(i64, i64)> {
+        self.min_values.offset.zip(self.max_values.offset)
+    }
+}
+
 impl DataFile {
     fn of(file: &LogicalFileView) -> Self {
-        let stats: FileStatistics =
-            file.stats().and_then(|stats| serde_json::from_str(&stats).ok()).unwrap_or_default();
+        let stats = FileStatistics::of(file.stats().as_deref());
         let values = file.partition_values_map();
         Self {
             path: file.path().into_owned(),
             date: values.get(EVENT_DATE).and_then(|date| date.as_deref()?.parse().ok()),
             bytes: file.size().unsigned_abs(),
             rows: stats.num_records,
-            partitions: stats.min_values.partition.zip(stats.max_values.partition),
-            offsets: stats.min_values.offset.zip(stats.max_values.offset),
+            partitions: stats.partitions(),
+            offsets: stats.offsets(),
         }
+    }
+
+    /// A file that is complete and in no commit.
+    pub(crate) fn staged(file: &StagedFile) -> Self {
+        let stats = FileStatistics::of(Some(&file.stats));
+        Self {
+            path: file.path.clone(),
+            date: file.date.parse().ok(),
+            bytes: file.size,
+            rows: Some(file.rows),
+            partitions: stats.partitions(),
+            offsets: stats.offsets(),
+        }
+    }
+
+    /// The log partition of all its rows, if its statistics tell and there is but one.
+    pub(crate) fn partition(&self) -> Option<u32> {
+        self.partitions.filter(|(low, high)| low == high).and_then(|(low, _)| u32::try_from(low).ok())
     }
 
     /// Whether a file can hold rows that a scan asks for.
@@ -228,7 +258,11 @@ impl TableReader {
         Ok(files)
     }
 
-    async fn each_file(&self, snapshot: &Snapshot, mut each: impl FnMut(DataFile)) -> Result<(), StoreError> {
+    pub(crate) async fn each_file(
+        &self,
+        snapshot: &Snapshot,
+        mut each: impl FnMut(DataFile),
+    ) -> Result<(), StoreError> {
         let wrong = |error| from_library("listing the table's files", &error);
         let mut files = snapshot.file_views(self.table.log_store.as_ref(), None);
         while let Some(file) = files.try_next().await.map_err(wrong)? {
@@ -296,27 +330,8 @@ impl Scan {
     }
 
     fn open(&self, file: &DataFile) -> Result<ParquetRecordBatchReader, StoreError> {
-        match &self.table.local {
-            Some(root) => {
-                let input = File::open(root.join(&file.path));
-                self.reader(file, input.map_err(|error| unavailable(format!("{}: {error}", file.path)))?)
-            }
-            None => {
-                let store = self.table.log_store.object_store(None);
-                let path = Path::from(file.path.as_str());
-                let bytes = self.runtime.block_on(async { store.get(&path).await?.bytes().await });
-                self.reader(file, bytes.map_err(|error| unavailable(format!("{}: {error}", file.path)))?)
-            }
-        }
-    }
-
-    fn reader<T: ChunkReader + 'static>(
-        &self,
-        file: &DataFile,
-        input: T,
-    ) -> Result<ParquetRecordBatchReader, StoreError> {
         let wrong = |error: &dyn std::fmt::Display| broken(format!("{}: {error}", file.path));
-        let mut builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(|error| wrong(&error))?;
+        let mut builder = input::open(&self.table, &self.runtime, &file.path)?;
         let schema = builder.parquet_schema();
         let projection =
             ProjectionMask::columns(schema, self.schema.fields().iter().map(|field| field.name().as_str()));
@@ -346,36 +361,13 @@ impl Scan {
             .map_err(|error| wrong(&error))
     }
 
-    /// A batch of one file as a batch of the scan.
-    fn fit(&self, file: &DataFile, rows: &RecordBatch) -> Result<RecordBatch, StoreError> {
-        let fit = |field: &Arc<Field>| {
-            if field.name() == EVENT_DATE {
-                let days = file.date.map(|date| (date - NaiveDate::default()).num_days() as i32);
-                return Ok(Arc::new(Date32Array::from(vec![days; rows.num_rows()])) as _);
-            }
-            match rows.column_by_name(field.name()) {
-                Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
-                Some(column) => cast(column, field.data_type()),
-                None => Ok(new_null_array(field.data_type(), rows.num_rows())),
-            }
-        };
-        let columns = self.schema.fields().iter().map(fit).collect::<Result<Vec<_>, _>>();
-        columns
-            .and_then(|columns| {
-                let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-                RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
-            })
-            .map_err(|error| broken(format!("{}: {error}", file.path)))
-    }
-
     fn step(&mut self) -> Result<Option<RecordBatch>, StoreError> {
         loop {
             if let Some((file, reader)) = &mut self.current {
                 match reader.next() {
                     Some(Ok(rows)) if rows.num_rows() == 0 => continue,
                     Some(Ok(rows)) => {
-                        let file = file.clone();
-                        return self.fit(&file, &rows).map(Some);
+                        return fit(&self.schema, file, &rows).map(Some);
                     }
                     Some(Err(error)) => return Err(broken(format!("{}: {error}", file.path))),
                     None => self.current = None,
@@ -402,14 +394,39 @@ impl Iterator for Scan {
     }
 }
 
-fn group_may_match(group: &RowGroupMetaData, offsets: &Range<u64>) -> bool {
-    let column = group.columns().iter().find(|column| column.column_path().string() == OFFSET);
-    match column.and_then(|column| column.statistics()) {
-        Some(Statistics::Int64(stats)) => {
-            stats.min_opt().zip(stats.max_opt()).is_none_or(|(low, high)| overlaps((*low, *high), offsets))
+/// A batch of one file with the columns of `schema`: those that the file lacks are null.
+pub(crate) fn fit(schema: &SchemaRef, file: &DataFile, rows: &RecordBatch) -> Result<RecordBatch, StoreError> {
+    let fit = |field: &Arc<Field>| {
+        if field.name() == EVENT_DATE {
+            let days = file.date.map(|date| (date - NaiveDate::default()).num_days() as i32);
+            return Ok(Arc::new(Date32Array::from(vec![days; rows.num_rows()])) as _);
         }
-        _ => true,
+        match rows.column_by_name(field.name()) {
+            Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
+            Some(column) => cast(column, field.data_type()),
+            None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+        }
+    };
+    let columns = schema.fields().iter().map(fit).collect::<Result<Vec<_>, _>>();
+    columns
+        .and_then(|columns| {
+            let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+            RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+        })
+        .map_err(|error| broken(format!("{}: {error}", file.path)))
+}
+
+/// Least and greatest offset of a row group, if its statistics tell.
+pub(crate) fn group_offsets(group: &RowGroupMetaData) -> Option<(i64, i64)> {
+    let column = group.columns().iter().find(|column| column.column_path().string() == OFFSET)?;
+    match column.statistics()? {
+        Statistics::Int64(stats) => stats.min_opt().copied().zip(stats.max_opt().copied()),
+        _ => None,
     }
+}
+
+fn group_may_match(group: &RowGroupMetaData, offsets: &Range<u64>) -> bool {
+    group_offsets(group).is_none_or(|bounds| overlaps(bounds, offsets))
 }
 
 #[cfg(test)]

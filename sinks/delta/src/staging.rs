@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::encode::{EncodeError, Encoded, FileWriter, StagedFile, Target, encode};
 use crate::local::sync_directory;
 use crate::options::Options;
+use crate::table::Table;
 
 /// Log partition and day.
 type Key = (u32, i32);
@@ -86,7 +87,19 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    pub(crate) fn new(target: Arc<Target>, options: &Options) -> Self {
+    /// Staging into a table.
+    pub(crate) fn of(table: &Table, options: &Options) -> Self {
+        let target = Target {
+            local: table.local.clone(),
+            store: table.log_store.object_store(None),
+            compression: options.compression,
+            file_bytes_max: options.file_bytes_max,
+            created: Default::default(),
+        };
+        Self::new(Arc::new(target), options)
+    }
+
+    fn new(target: Arc<Target>, options: &Options) -> Self {
         Self {
             target,
             limits: Limits {
@@ -151,13 +164,15 @@ impl Staging {
         if keep_files {
             return;
         }
-        for path in created {
-            match self.target.store.delete(&Path::from(path.as_str())).await {
-                Ok(()) | Err(deltalake::ObjectStoreError::NotFound { .. }) => {}
-                Err(error) => {
-                    tracing::warn!(path, %error, "a staged file was not deleted; it is removed as an orphan later")
-                }
-            }
+        delete(&self.target, &created).await;
+    }
+
+    /// Deletes complete files that go into no commit.
+    pub(crate) async fn discard(&mut self, files: &[StagedFile]) {
+        let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+        delete(&self.target, &paths).await;
+        for path in &paths {
+            self.target.take_out(path);
         }
     }
 
@@ -249,6 +264,17 @@ impl Staging {
             }
         }
         Ok(())
+    }
+}
+
+async fn delete(target: &Target, paths: &[String]) {
+    for path in paths {
+        match target.store.delete(&Path::from(path.as_str())).await {
+            Ok(()) | Err(deltalake::ObjectStoreError::NotFound { .. }) => {}
+            Err(error) => {
+                tracing::warn!(path, %error, "a staged file was not deleted; it is removed as an orphan later")
+            }
+        }
     }
 }
 

@@ -4,34 +4,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use deltalake::kernel::Metadata;
-use deltalake::kernel::transaction::TransactionError;
-use deltalake::logstore::CommitOrBytes;
 use millrace_rows::{Job, Slice, Store, StoreError, StoreState};
 use uuid::Uuid;
 
-use crate::columns::Columns;
-use crate::conflict::{Verdict, Winner, judge};
-use crate::encode::{EncodeError, Target};
-use crate::entry::{Commit, PartitionCounts};
-use crate::error::{STORE, broken, fenced, from_library, unavailable};
+use crate::encode::EncodeError;
+use crate::entry::{Cause, Commit, PartitionCounts};
+use crate::error::{STORE, broken, fenced, unavailable};
 use crate::maintain::Maintainer;
-use crate::markers::{self, Marker};
+use crate::markers::{self, Marker, as_marker};
 use crate::options::Options;
+use crate::put::{Known, put};
 use crate::reader::TableReader;
+use crate::rewriter::DeltaRewriter;
 use crate::split::by_day;
 use crate::staging::Staging;
-use crate::table::{Seen, Table, View, with_schema};
-
-/// Most versions that a commit tries before it gives up; each try but the last lost to another writer.
-const TRIES_MAX: usize = 64;
+use crate::table::{Table, View};
 
 /// A Delta table as a store of the engine. See the crate's documentation.
 pub struct DeltaStore {
     table: Arc<Table>,
     staging: Staging,
     maintainer: Maintainer,
-    background_maintenance: bool,
+    options: Options,
     /// `None` until `load`, after any error, and after a call that was given up midway.
     position: Option<Position>,
     /// Whether an entry was put and the answer is not known: then staged files may be part of the table.
@@ -40,9 +34,7 @@ pub struct DeltaStore {
 
 /// What the store knows since the last `load`, and what was staged on it.
 struct Position {
-    view: View,
-    state: StoreState,
-    columns: Columns,
+    known: Known,
     staged: BTreeMap<u32, Staged>,
     staged_bytes: usize,
 }
@@ -55,22 +47,21 @@ struct Staged {
 
 impl Position {
     fn of(view: View) -> Result<Self, StoreError> {
-        let state = view.markers.state().map_err(broken)?;
-        let columns = Columns::of(&view.schema);
-        Ok(Self { view, state, columns, staged: BTreeMap::new(), staged_bytes: 0 })
+        Ok(Self { known: Known::of(view)?, staged: BTreeMap::new(), staged_bytes: 0 })
     }
 
     /// Whether a slice continues what the store has and what is staged.
     fn check(&self, slice: &Slice) -> Result<(), StoreError> {
         let Slice { partition, first, cursor, applied, .. } = slice;
-        if *applied != self.state.applied {
-            let detail = format!("the slice was made under revision {applied}, {} is applied", self.state.applied);
+        if *applied != self.known.state.applied {
+            let detail =
+                format!("the slice was made under revision {applied}, {} is applied", self.known.state.applied);
             return Err(fenced(detail));
         }
         if cursor.next < *first {
             return Err(broken(format!("partition {partition}: a slice from {first} ends at {}", cursor.next)));
         }
-        let here = self.staged.get(partition).map(|staged| &staged.cursor).or(self.state.cursors.get(partition));
+        let here = self.staged.get(partition).map(|staged| &staged.cursor).or(self.known.state.cursors.get(partition));
         match here {
             Some(here) if here.log != cursor.log => Err(broken(format!(
                 "partition {partition}: the table has a cursor of log {}, the slice is of log {}; rebuild the table \
@@ -99,21 +90,19 @@ impl DeltaStore {
     /// [`StoreError::Broken`] when there is a table that is not ours, with every reason.
     pub async fn open(location: &str, options: Options) -> Result<Self, StoreError> {
         let table = Arc::new(Table::open(location, &options).await?);
-        let target = Target {
-            local: table.local.clone(),
-            store: table.log_store.object_store(None),
-            compression: options.compression,
-            file_bytes_max: options.file_bytes_max,
-            created: Default::default(),
-        };
         Ok(Self {
-            staging: Staging::new(Arc::new(target), &options),
+            staging: Staging::of(&table, &options),
             maintainer: Maintainer::new(table.clone(), &options),
-            background_maintenance: options.background_maintenance,
             table,
+            options,
             position: None,
             outcome_unknown: false,
         })
+    }
+
+    /// A writer of the jobs that revisions leave in this table. It runs beside this store and any other writer.
+    pub fn rewriter(&self) -> DeltaRewriter {
+        DeltaRewriter::new(self.table.clone(), &self.options)
     }
 
     /// The maintenance of this table. Runs beside commits; cheap to clone.
@@ -134,16 +123,16 @@ impl DeltaStore {
 
     /// Version of the table after the last load or commit.
     pub fn version(&self) -> Option<u64> {
-        self.position.as_ref().map(|position| position.view.version)
+        self.position.as_ref().map(|position| position.known.view.version)
     }
 
-    /// The work that revisions left at the commit that took them in.
+    /// The work that revisions left and that is not done, as the store last saw it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Broken`] when the table can't be read.
     pub async fn jobs(&mut self) -> Result<Vec<Job>, StoreError> {
         let markers = match &self.position {
-            Some(position) => position.view.markers.clone(),
+            Some(position) => position.known.view.markers.clone(),
             None => self.table.view().await?.markers,
         };
         Ok(markers.jobs().into_iter().map(|(revision, below)| Job { revision, below }).collect())
@@ -153,7 +142,7 @@ impl DeltaStore {
     #[doc(hidden)]
     pub fn age_view(&mut self, by: std::time::Duration) {
         if let Some(position) = &mut self.position {
-            position.view.seen.wall -= by;
+            position.known.view.seen.wall -= by;
         }
     }
 
@@ -171,7 +160,7 @@ impl DeltaStore {
     async fn try_stage(&mut self, slice: Slice) -> Result<(), StoreError> {
         let mut position = self.take_position()?;
         position.check(&slice)?;
-        position.columns.admit(&slice.rows.schema()).map_err(broken)?;
+        position.known.columns.admit(&slice.rows.schema()).map_err(broken)?;
         position.staged_bytes += slice.memory_bytes();
         let counts = PartitionCounts::of(&slice);
         let Slice { partition, cursor, rows, .. } = slice;
@@ -194,22 +183,23 @@ impl DeltaStore {
     async fn try_commit(&mut self) -> Result<StoreState, StoreError> {
         let mut position = self.take_position()?;
         if !position.staged.is_empty() {
-            let mut markers = vec![(Marker::Applied, as_marker(position.state.applied)?)];
+            let mut markers = vec![(Marker::Applied, as_marker(position.known.state.applied).map_err(broken)?)];
             for (partition, staged) in &position.staged {
                 markers.extend(markers::of_cursor(*partition, &staged.cursor).map_err(broken)?);
             }
             let counts = position.staged.iter().map(|(partition, staged)| (*partition, staged.counts.clone()));
             let commit = Commit {
                 id: Uuid::now_v7().to_string(),
-                operation: "WRITE",
-                applied: position.state.applied,
+                cause: Cause::Append,
+                applied: position.known.state.applied,
                 partitions: counts.collect(),
                 files: self.staging.finish().await?,
+                removes: BTreeMap::new(),
                 markers,
             };
             self.put(&mut position, &commit).await?;
         }
-        let state = position.state.clone();
+        let state = position.known.state.clone();
         self.position = Some(position);
         Ok(state)
     }
@@ -219,162 +209,50 @@ impl DeltaStore {
         if !position.staged.is_empty() {
             return Err(broken("a revision is taken in while rows are staged"));
         }
-        if revision != position.state.applied + 1 {
-            return Err(fenced(format!("revision {revision} does not follow on {}", position.state.applied)));
+        if revision != position.known.state.applied + 1 {
+            return Err(fenced(format!("revision {revision} does not follow on {}", position.known.state.applied)));
         }
-        let mut markers = vec![(Marker::Applied, as_marker(revision)?)];
+        let mut markers = vec![(Marker::Applied, as_marker(revision).map_err(broken)?)];
         for (partition, below) in job.iter().flat_map(|job| &job.below) {
-            let next = position.state.cursors.get(partition).map_or(0, |cursor| cursor.next);
+            let next = position.known.state.cursors.get(partition).map_or(0, |cursor| cursor.next);
             if next != *below {
                 let detail = format!("partition {partition}: the job ends at {below}, the table stands at {next}");
                 return Err(fenced(detail));
             }
-            markers.push((Marker::Job(revision, *partition), as_marker(*below)?));
+            markers.push((Marker::Job(revision, *partition), as_marker(*below).map_err(broken)?));
         }
         let commit = Commit {
             id: Uuid::now_v7().to_string(),
-            operation: "TAKE IN REVISION",
+            cause: Cause::TakeIn,
             applied: revision,
             partitions: BTreeMap::new(),
             files: Vec::new(),
+            removes: BTreeMap::new(),
             markers,
         };
         self.put(&mut position, &commit).await?;
-        let state = position.state.clone();
+        let state = position.known.state.clone();
         self.position = Some(position);
         Ok(state)
     }
 
-    /// Puts the entry at the next version that is free, and takes it into what is known.
     async fn put(&mut self, position: &mut Position, commit: &Commit) -> Result<(), StoreError> {
-        fail::fail_point!("delta::commit::before", |_| std::process::abort());
-        for _ in 0..TRIES_MAX {
-            if position.view.is_stale(&Seen::now()) {
-                refresh(&self.table, position, commit).await?;
-            }
-            let Position { view, columns, .. } = &*position;
-            let metadata = match columns.added() {
-                [] => None,
-                _ => Some(with_schema(&view.metadata, &columns.extend(&view.schema).map_err(broken)?)?),
-            };
-            let entry = commit
-                .encode(view.version, metadata.as_ref(), chrono::Utc::now().timestamp_millis())
-                .map_err(|error| broken(format!("writing a commit entry: {error}")))?;
-            let (version, entry) = (view.version + 1, CommitOrBytes::LogBytes(entry));
-            self.outcome_unknown = true;
-            match self.table.log_store.write_commit_entry(version, entry, Uuid::new_v4()).await {
-                Ok(()) if answer_is_lost() => return Err(unavailable("the answer was lost (injected)")),
-                Ok(()) => {
-                    fail::fail_point!("delta::commit::after", |_| std::process::abort());
-                    return self.accept(position, commit, metadata);
-                }
-                Err(TransactionError::VersionAlreadyExists(_)) => {
-                    let caught_up = catch_up(&self.table, position, commit).await;
-                    // The entry that is there may be ours if the put was repeated below us: until it has been read.
-                    self.outcome_unknown = matches!(caught_up, Err(StoreError::Unavailable { .. }));
-                    if caught_up? {
-                        return self.accept(position, commit, metadata);
-                    }
-                }
-                Err(error) => {
-                    return Err(unavailable(format!("the outcome of commit {} is unknown: {error}", commit.id)));
-                }
-            }
-        }
-        Err(unavailable(format!("{TRIES_MAX} other commits came first")))
-    }
-
-    /// Takes a commit that has happened into what is known.
-    fn accept(
-        &mut self,
-        position: &mut Position,
-        commit: &Commit,
-        metadata: Option<Metadata>,
-    ) -> Result<(), StoreError> {
-        let view = &mut position.view;
-        if let Some(metadata) = metadata {
-            let schema = metadata.parse_schema();
-            view.schema = schema.map_err(|error| broken(format!("reading back the extended schema: {error}")))?;
-            view.metadata = metadata;
-        }
-        view.version += 1;
-        view.seen = Seen::now();
-        for (marker, value) in &commit.markers {
-            view.markers.set(*marker, *value);
-        }
-        position.state = view.markers.state().map_err(broken)?;
-        position.columns = Columns::of(&view.schema);
+        put(&self.table, &mut position.known, commit, &mut self.outcome_unknown).await?;
         position.staged.clear();
         position.staged_bytes = 0;
-        self.outcome_unknown = false;
         self.staging.committed();
         Ok(())
     }
 
     fn start_maintenance(&self) {
-        if let (true, Some(position)) = (self.background_maintenance, &self.position)
-            && self.maintainer.is_wanted(position.view.version)
+        if let (true, Some(position)) = (self.options.background_maintenance, &self.position)
+            && self.maintainer.is_wanted(position.known.view.version)
         {
-            let (maintainer, version) = (self.maintainer.clone(), position.view.version);
+            let (maintainer, version) = (self.maintainer.clone(), position.known.view.version);
             // Failures are counted and logged by the maintainer.
             tokio::spawn(async move { maintainer.run_beside_commits(version).await });
         }
     }
-}
-
-fn as_marker(value: u64) -> Result<i64, StoreError> {
-    i64::try_from(value).map_err(|_| broken(format!("{value} does not fit a transaction marker")))
-}
-
-/// For tests: whether the answer to a put is lost, which was durable.
-fn answer_is_lost() -> bool {
-    fail::fail_point!("delta::commit::lost", |_| true);
-    false
-}
-
-/// Reads the entries that came first, up to the newest. True if one of them is this very commit; then what is known is
-/// the version before it.
-async fn catch_up(table: &Table, position: &mut Position, commit: &Commit) -> Result<bool, StoreError> {
-    let mut read = 0;
-    loop {
-        let seen = Seen::now();
-        let version = position.view.version + 1;
-        let entry = table.log_store.read_commit_entry(version).await;
-        let entry = entry.map_err(|error| from_library(&format!("reading version {version}"), &error))?;
-        let Some(entry) = entry else { break };
-        let winner = Winner::parse(&entry).map_err(|error| broken(format!("version {version}: {error}")))?;
-        match judge(winner, &commit.id, |marker| commit.relies_on(marker), &mut position.view.markers) {
-            Verdict::Ours => return Ok(true),
-            Verdict::Fenced(detail) => return Err(fenced(format!("version {version}: {detail}"))),
-            Verdict::Broken(detail) => return Err(broken(format!("version {version}: {detail}"))),
-            Verdict::Retry(metadata) => {
-                if let Some(metadata) = metadata {
-                    table.check_metadata(&mut position.view, &metadata)?;
-                    position.columns = position.columns.rebase(&position.view.schema).map_err(broken)?;
-                }
-                position.view.version = version;
-                position.view.seen = seen;
-                read += 1;
-            }
-        }
-    }
-    if read == 0 {
-        let version = position.view.version + 1;
-        return Err(unavailable(format!("version {version} exists and can't be found")));
-    }
-    Ok(false)
-}
-
-/// Looks at the table anew before a commit from an old view.
-async fn refresh(table: &Table, position: &mut Position, commit: &Commit) -> Result<(), StoreError> {
-    let view = table.view().await?;
-    let before = &position.view.markers;
-    if let Some(marker) = view.markers.differing(before).find(|marker| commit.relies_on(marker)) {
-        return Err(fenced(format!("{} changed while this writer paused", marker.app_id())));
-    }
-    position.columns = position.columns.rebase(&view.schema).map_err(broken)?;
-    position.view = view;
-    Ok(())
 }
 
 #[async_trait]
@@ -386,8 +264,8 @@ impl Store for DeltaStore {
     async fn load(&mut self) -> Result<StoreState, StoreError> {
         self.forget().await;
         let position = Position::of(self.table.view().await?)?;
-        self.maintainer.saw_checkpoint(position.view.checkpoint);
-        let state = position.state.clone();
+        self.maintainer.saw_checkpoint(position.known.view.checkpoint);
+        let state = position.known.state.clone();
         self.position = Some(position);
         Ok(state)
     }

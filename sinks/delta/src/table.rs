@@ -1,6 +1,6 @@
 //! The table itself: where it is, and what it says at one version.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,6 +24,7 @@ use crate::columns::{self, Columns};
 use crate::error::{broken, from_library, unavailable};
 use crate::local::{DurableFileSystem, create_directory};
 use crate::markers::{Marker, Markers};
+use crate::names::file_name;
 use crate::options::{LOG_RETENTION_MIN, Options};
 
 /// A table and the way to it.
@@ -32,6 +33,9 @@ pub(crate) struct Table {
     pub(crate) log_store: LogStoreRef,
     /// Directory, if the table is on this machine.
     pub(crate) local: Option<PathBuf>,
+    /// Held by who takes files out of force, from looking at them to the commit. It only saves work that would be in
+    /// vain: other processes do not know of it.
+    pub(crate) replacing: tokio::sync::Mutex<()>,
 }
 
 /// When a view was known to be the newest version. Two clocks: one stands still while the machine sleeps, the other can
@@ -100,7 +104,7 @@ impl Table {
             Some(_) => builder.with_storage_backend(Arc::new(DurableFileSystem::new()), url),
             None => builder.with_storage_options(storage.clone()),
         };
-        Ok(Self { log_store: builder.build_storage().map_err(invalid)?, local })
+        Ok(Self { log_store: builder.build_storage().map_err(invalid)?, local, replacing: Default::default() })
     }
 
     pub(crate) fn location(&self) -> String {
@@ -156,14 +160,18 @@ impl Table {
     /// Reads all that a writer must know, and checks that the table is ours.
     pub(crate) async fn view(&self) -> Result<View, StoreError> {
         let seen = Seen::now();
-        let snapshot = self.snapshot().await?;
+        self.view_of(&self.snapshot().await?, seen).await
+    }
+
+    /// As [`Self::view`], of a snapshot that was the newest version at `seen`.
+    pub(crate) async fn view_of(&self, snapshot: &Snapshot, seen: Seen) -> Result<View, StoreError> {
         let schema = snapshot.schema().as_ref().clone();
         let log_retention = snapshot.table_properties().log_retention_duration();
-        self.check(&protocol_of(&snapshot), snapshot.metadata(), log_retention, &schema)?;
-        let markers = self.markers(&snapshot).await?;
+        self.check(&protocol_of(snapshot), snapshot.metadata(), log_retention, &schema)?;
+        let markers = self.markers(snapshot).await?;
         Ok(View {
             version: snapshot.version(),
-            checkpoint: kernel(&snapshot)?.snapshot().log_segment().checkpoint_version,
+            checkpoint: kernel(snapshot)?.snapshot().log_segment().checkpoint_version,
             metadata: snapshot.metadata().clone(),
             schema,
             markers,
@@ -216,6 +224,35 @@ impl Table {
             })
             .await?;
         unknown.map_or(Ok(markers), |error| Err(broken(error)))
+    }
+
+    /// How the log spells the paths of files in force, by file name: what it takes to remove them.
+    ///
+    /// # Errors
+    /// [`StoreError::Broken`] when the log has no file of a name.
+    pub(crate) async fn spellings(
+        &self,
+        snapshot: &Snapshot,
+        names: HashSet<String>,
+    ) -> Result<HashMap<String, String>, StoreError> {
+        let path = [StructField::nullable("path", DataType::Primitive(PrimitiveType::String))];
+        let state = (names, HashMap::new());
+        let (missing, found) = self
+            .actions(snapshot, &[("add", &path)], state, |(names, found), batch| {
+                let adds = batch.column(0).as_struct();
+                let paths = adds.column(0).as_string::<i32>();
+                for row in (0..batch.num_rows()).filter(|row| adds.is_valid(*row) && paths.is_valid(*row)) {
+                    // The newest add of a name is the one in force.
+                    if let Some(name) = names.take(file_name(paths.value(row))) {
+                        found.insert(name, paths.value(row).to_owned());
+                    }
+                }
+            })
+            .await?;
+        match missing.into_iter().next() {
+            Some(name) => Err(broken(format!("the log spells the path of the file {name:?} in a way of its own"))),
+            None => Ok(found),
+        }
     }
 
     /// Folds over all actions of some kinds, newest first, with the named columns of each. Not only over those in

@@ -3,16 +3,17 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Date32Type, Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use millrace_delta::{DeltaStore, Options, ScanRequest, TableReader};
 use millrace_rows::canonical::RowEncoder;
 use millrace_rows::schema::{AddedColumn, row_schema};
-use millrace_rows::{ColumnType, Cursor, LogId, Mark, Slice, Store};
+use millrace_rows::{ColumnType, Cursor, LogId, Mark, Rewrite, Slice, Store};
 
 pub const LOG: LogId = LogId([0x5a; 16]);
 pub const DAY_US: i64 = 86_400_000_000;
@@ -91,18 +92,61 @@ pub fn marks(first: u64, count: u64) -> Arc<[Mark]> {
     (first + 1..=first + count).map(|next| cursor(next).mark).collect()
 }
 
+/// A time of a record; its day follows from the offset and `days`.
+pub fn time_of(partition: u32, offset: u64, days: u64) -> i64 {
+    let day = FIRST_DAY + (mix(&[offset, u64::from(partition)]) % days) as i64;
+    day * DAY_US + (offset as i64 % 86_400) * 1_000_000
+}
+
+/// Records that were made again, with these rows: (offset, sub, event_time).
+pub fn rewrite(
+    partition: u32,
+    offsets: Range<u64>,
+    applied: u64,
+    remade: Vec<u64>,
+    specs: &[(u64, i64, i64)],
+) -> Rewrite {
+    rewrite_with(partition, offsets, applied, remade, specs, &[])
+}
+
+pub fn rewrite_with(
+    partition: u32,
+    offsets: Range<u64>,
+    applied: u64,
+    remade: Vec<u64>,
+    specs: &[(u64, i64, i64)],
+    added: &[AddedColumn],
+) -> Rewrite {
+    let rows = rows(partition, applied, specs, added);
+    Rewrite { partition, offsets, applied, remade, rows, dead: Vec::new(), dropped: 0 }
+}
+
+/// All records of a range made again, with one row each, in `days` days.
+pub fn rewrite_all(partition: u32, offsets: Range<u64>, applied: u64, days: u64) -> Rewrite {
+    let specs: Vec<_> = offsets.clone().map(|offset| (offset, 0, time_of(partition, offset, days))).collect();
+    rewrite(partition, offsets.clone(), applied, offsets.collect(), &specs)
+}
+
+/// What a rewrite does to a table, in the simplest way.
+pub fn replace(table: &mut BTreeMap<RowKey, Vec<u8>>, rewrite: &Rewrite) {
+    let partition = i64::from(rewrite.partition);
+    for offset in &rewrite.remade {
+        let record = (partition, *offset as i64, i64::MIN)..=(partition, *offset as i64, i64::MAX);
+        let gone: Vec<RowKey> = table.range(record).map(|(key, _)| *key).collect();
+        for key in gone {
+            table.remove(&key);
+        }
+    }
+    canonical(std::slice::from_ref(&rewrite.rows), table);
+}
+
 /// A slice with one row a record; the row's day follows from its offset and `days`.
 pub fn slice(partition: u32, first: u64, count: u64, days: u64) -> Slice {
     slice_with(partition, first, count, days, 0, &[])
 }
 
 pub fn slice_with(partition: u32, first: u64, count: u64, days: u64, applied: u64, added: &[AddedColumn]) -> Slice {
-    let specs: Vec<_> = (first..first + count)
-        .map(|offset| {
-            let day = FIRST_DAY + (mix(&[offset, u64::from(partition)]) % days) as i64;
-            (offset, 0, day * DAY_US + (offset as i64 % 86_400) * 1_000_000)
-        })
-        .collect();
+    let specs: Vec<_> = (first..first + count).map(|offset| (offset, 0, time_of(partition, offset, days))).collect();
     Slice {
         partition,
         first,
@@ -116,9 +160,9 @@ pub fn slice_with(partition: u32, first: u64, count: u64, days: u64, applied: u6
     }
 }
 
-/// Small limits and no background work: what a test does is all that happens.
+/// No background work: what a test does is all that happens.
 pub fn options() -> Options {
-    Options { background_maintenance: false, ..Options::default() }
+    Options { background_maintenance: false, compaction: false, ..Options::default() }
 }
 
 pub async fn open(table: &Path) -> DeltaStore {
@@ -151,10 +195,14 @@ pub async fn scan(reader: &TableReader, request: ScanRequest) -> Vec<RecordBatch
     tokio::task::spawn_blocking(move || scan.collect::<Result<Vec<_>, _>>().unwrap()).await.unwrap()
 }
 
-/// Every row of the table, without `event_date`.
+/// Every row of the table, without `event_date`, which must be the date of `event_time`.
 pub async fn read_table(reader: &TableReader) -> BTreeMap<RowKey, Vec<u8>> {
     let mut all = BTreeMap::new();
     for batch in scan(reader, ScanRequest::default()).await {
+        let dates = batch.column_by_name("event_date").unwrap().as_primitive::<Date32Type>();
+        let times = batch.column_by_name("event_time").unwrap().as_primitive::<TimestampMicrosecondType>();
+        let same = |(date, time): (&i32, &i64)| i64::from(*date) == time.div_euclid(DAY_US);
+        assert!(dates.values().iter().zip(times.values()).all(same), "a row lies under another date");
         let keep: Vec<usize> = batch
             .schema()
             .fields()

@@ -1,0 +1,364 @@
+//! The writer of jobs: [`DeltaRewriter`].
+//!
+//! New rows are staged as a store stages them. A commit then looks, in one snapshot, for the files in force that may
+//! hold rows of a record that was made again, and counts these rows in each. A file with none is left alone; any other
+//! goes out of force in the commit. Rows in it that stay are written again, merged with the new rows of their date and
+//! log partition; where no row stays, the files that were staged are taken as they are.
+//!
+//! So a row of another record is copied only if it shares a file with one that gives way. The commit relies on `applied`,
+//! on its job's markers, on every file it removes being in force, and on nobody else having added rows of its records:
+//! then the rows in force after it are those before it, with the rows of the records exchanged.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use chrono::NaiveDate;
+use deltalake::kernel::Snapshot;
+use millrace_rows::schema::{EVENT_DATE, OFFSET, PARTITION};
+use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::columns::Columns;
+use crate::encode::StagedFile;
+use crate::entry::{Cause, Commit, Correction, PartitionCounts, Removed};
+use crate::error::{STORE, broken, fenced, unavailable};
+use crate::markers::{Marker, as_marker};
+use crate::merge::{self, Source};
+use crate::names::file_name;
+use crate::offsets::{Offsets, Remade};
+use crate::options::Options;
+use crate::put::{Known, put};
+use crate::reader::{DataFile, TableReader};
+use crate::split::by_day;
+use crate::staging::Staging;
+use crate::table::{Seen, Table};
+
+/// Works off the jobs of a table, beside its live store. Made by [`crate::DeltaStore::rewriter`].
+pub struct DeltaRewriter {
+    table: Arc<Table>,
+    staging: Staging,
+    records_max: u64,
+    /// `None` until `load`, after any error, and after a call that was given up midway.
+    position: Option<Position>,
+    /// Whether an entry was put and the answer is not known: then staged files may be part of the table.
+    outcome_unknown: bool,
+}
+
+struct Position {
+    known: Known,
+    staged: BTreeMap<u32, Staged>,
+}
+
+/// Ranges of one log partition, one after the other.
+struct Staged {
+    remade: Offsets,
+    counts: PartitionCounts,
+}
+
+impl Position {
+    /// Checks a range against what the table has and what is staged.
+    fn check(&self, rewrite: &Rewrite) -> Result<(), StoreError> {
+        let Rewrite { partition, offsets, applied, remade, .. } = rewrite;
+        let state = &self.known.state;
+        if *applied != state.applied {
+            let detail = format!("the rows were made under revision {applied}, {} is applied", state.applied);
+            return Err(fenced(detail));
+        }
+        let next = state.cursors.get(partition).map_or(0, |cursor| cursor.next);
+        if offsets.end > next {
+            let detail =
+                format!("partition {partition}: the range ends at {}, the table stands at {next}", offsets.end);
+            return Err(fenced(detail));
+        }
+        let from = self.staged.get(partition).map_or(0, |staged| staged.counts.next);
+        if offsets.start < from || offsets.end < offsets.start {
+            return Err(broken(format!("partition {partition}: the range {offsets:?} does not follow on {from}")));
+        }
+        let inside = remade.iter().all(|offset| offsets.contains(offset));
+        if !inside || !remade.is_sorted_by(|a, b| a < b) {
+            return Err(broken(format!("partition {partition}: the records of {offsets:?} are not in it, in order")));
+        }
+        check_rows(rewrite).map_err(|detail| broken(format!("partition {partition}: {detail}")))
+    }
+
+    fn backlog(&self) -> Backlog {
+        let jobs = self.known.view.markers.jobs().into_iter().map(|(revision, below)| Job { revision, below });
+        Backlog { state: self.known.state.clone(), jobs: jobs.collect() }
+    }
+
+    /// What a commit notes of its job, and what it must find unchanged.
+    fn markers(&self, revision: u64, left: &BTreeMap<u32, u64>) -> Result<Vec<(Marker, i64)>, StoreError> {
+        let job = self.known.view.markers.jobs().remove(&revision);
+        let job = job.ok_or_else(|| fenced(format!("the job of revision {revision} is done")))?;
+        if let Some((partition, below)) =
+            left.iter().find(|(partition, below)| job.get(*partition).is_none_or(|known| *below > known))
+        {
+            return Err(broken(format!("partition {partition}: the job of {revision} does not reach to {below}")));
+        }
+        let mut markers = vec![(Marker::Applied, as_marker(self.known.state.applied).map_err(broken)?)];
+        for partition in job.keys() {
+            let below = left.get(partition).copied().unwrap_or(0);
+            markers.push((Marker::Job(revision, *partition), as_marker(below).map_err(broken)?));
+        }
+        Ok(markers)
+    }
+}
+
+/// Whether every row is one of the records that were made again: any other would be there twice after the commit.
+fn check_rows(rewrite: &Rewrite) -> Result<(), String> {
+    use arrow::array::{Array, AsArray};
+    let column = |name| {
+        let column = rewrite.rows.column_by_name(name).map(|column| column.as_primitive_opt::<_>());
+        column.flatten().filter(|column| column.null_count() == 0).ok_or(format!("the rows have no {name}"))
+    };
+    let (partitions, offsets): (&arrow::array::Int64Array, &arrow::array::Int64Array) =
+        (column(PARTITION)?, column(OFFSET)?);
+    let mut remade = rewrite.remade.iter().copied().peekable();
+    for (partition, offset) in partitions.values().iter().zip(offsets.values()) {
+        let offset = u64::try_from(*offset).map_err(|_| format!("a row has the offset {offset}"))?;
+        while remade.next_if(|record| *record < offset).is_some() {}
+        if *partition != i64::from(rewrite.partition) || remade.peek() != Some(&offset) {
+            return Err(format!("a row of partition {partition} and offset {offset} is none of the records, in order"));
+        }
+    }
+    Ok(())
+}
+
+/// The table's columns and those that are added, as its data files have them.
+pub(crate) fn file_schema(snapshot: &Snapshot, columns: &Columns) -> SchemaRef {
+    let table = snapshot.arrow_schema();
+    let fields = table.fields().iter().filter(|field| field.name() != EVENT_DATE).cloned();
+    let added = columns.added().iter().map(|column| Arc::new(Field::new(&column.name, column.ty.data_type(), true)));
+    Arc::new(Schema::new(fields.chain(added).collect::<Vec<_>>()))
+}
+
+/// The removes of files, spelled as the log has them.
+pub(crate) async fn removes_of(
+    table: &Table,
+    snapshot: &Snapshot,
+    files: &[DataFile],
+) -> Result<BTreeMap<String, Removed>, StoreError> {
+    if files.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let names: HashSet<String> = files.iter().map(|file| file_name(&file.path).to_owned()).collect();
+    let mut spellings = table.spellings(snapshot, names).await?;
+    let removed = |file: &DataFile| {
+        let name = file_name(&file.path).to_owned();
+        // Every name was asked for; two files of one name would be told apart by nobody.
+        let path = spellings.remove(&name).ok_or_else(|| broken(format!("two files are named {name:?}")))?;
+        Ok((name, Removed { path, date: date_of(file)?.to_string(), size: file.bytes }))
+    };
+    files.iter().map(removed).collect()
+}
+
+pub(crate) fn date_of(file: &DataFile) -> Result<NaiveDate, StoreError> {
+    file.date.ok_or_else(|| broken(format!("the file {:?} has no {EVENT_DATE}", file.path)))
+}
+
+/// Files that go out of force, and what is left of them.
+#[derive(Default)]
+struct Affected {
+    files: Vec<DataFile>,
+    /// Those with rows that stay and how many rows these are, by date and log partition; `None` is for files of several
+    /// partitions.
+    kept: BTreeMap<(NaiveDate, Option<u32>), (u64, Vec<Source>)>,
+}
+
+impl DeltaRewriter {
+    pub(crate) fn new(table: Arc<Table>, options: &Options) -> Self {
+        Self {
+            staging: Staging::of(&table, options),
+            records_max: options.rewrite_records_max,
+            table,
+            position: None,
+            outcome_unknown: false,
+        }
+    }
+
+    /// Memory that staged rows hold now: waiting, being encoded, in open writers.
+    pub fn buffered_bytes(&self) -> usize {
+        self.staging.buffered()
+    }
+
+    fn take_position(&mut self) -> Result<Position, StoreError> {
+        self.position.take().ok_or_else(|| fenced("nothing is known of the table since the last error; load it first"))
+    }
+
+    async fn forget(&mut self) {
+        self.position = None;
+        let keep_files = std::mem::take(&mut self.outcome_unknown);
+        self.staging.forget(keep_files).await;
+    }
+
+    async fn try_stage(&mut self, rewrite: Rewrite) -> Result<(), StoreError> {
+        let mut position = self.take_position()?;
+        position.check(&rewrite)?;
+        position.known.columns.admit(&rewrite.rows.schema()).map_err(broken)?;
+        let counts = PartitionCounts::of_rewrite(&rewrite);
+        let Rewrite { partition, remade, rows, .. } = rewrite;
+        let parts = tokio::task::spawn_blocking(move || by_day(rows)).await;
+        let parts = parts.map_err(|error| unavailable(format!("splitting rows: {error}")))?.map_err(broken)?;
+        self.staging.add(partition, parts).await?;
+        match position.staged.get_mut(&partition) {
+            Some(staged) => {
+                staged.counts.then(&counts);
+                for offset in remade {
+                    staged.remade.push(offset);
+                }
+            }
+            None => {
+                position.staged.insert(partition, Staged { remade: remade.into_iter().collect(), counts });
+            }
+        }
+        self.position = Some(position);
+        Ok(())
+    }
+
+    async fn try_commit(
+        &mut self,
+        revision: u64,
+        left: &BTreeMap<u32, u64>,
+        reason: &Reason,
+    ) -> Result<Backlog, StoreError> {
+        let mut position = self.take_position()?;
+        let markers = position.markers(revision, left)?;
+        let staged = std::mem::take(&mut position.staged);
+        let counts = staged.iter().map(|(partition, staged)| (*partition, staged.counts.clone())).collect();
+        let remade = staged.into_iter().map(|(partition, staged)| (partition, staged.remade));
+        let remade = Arc::new(Remade(remade.filter(|(_, offsets)| !offsets.is_empty()).collect()));
+        let mut commit = Commit {
+            id: Uuid::now_v7().to_string(),
+            applied: position.known.state.applied,
+            cause: Cause::Correct(Correction { revision, reason: reason.clone(), remade: remade.clone() }),
+            partitions: counts,
+            files: self.staging.finish().await?,
+            removes: BTreeMap::new(),
+            markers,
+        };
+        staged_is_complete();
+        let table = self.table.clone();
+        // Not held while rows were made and staged: compaction has its turns in between.
+        let _turn = table.replacing.lock().await;
+        if !remade.0.is_empty() {
+            self.replace(&mut position.known, &mut commit, &remade).await?;
+        }
+        put(&table, &mut position.known, &commit, &mut self.outcome_unknown).await?;
+        self.staging.committed();
+        let backlog = position.backlog();
+        self.position = Some(position);
+        Ok(backlog)
+    }
+
+    /// Looks at the table as it is now, and adds to the commit what its files give way to.
+    async fn replace(
+        &mut self,
+        known: &mut Known,
+        commit: &mut Commit,
+        remade: &Arc<Remade>,
+    ) -> Result<(), StoreError> {
+        let seen = Seen::now();
+        let snapshot = self.table.snapshot().await?;
+        known.renew(self.table.view_of(&snapshot, seen).await?, |marker| commit.relies_on(marker))?;
+        let affected = affected(&self.table, &snapshot, remade).await?;
+        commit.removes = removes_of(&self.table, &snapshot, &affected.files).await?;
+        let schema = file_schema(&snapshot, &known.columns);
+        for ((date, partition), (kept, mut sources)) in affected.kept {
+            // The new rows of the same date and log partition go into the same files.
+            let here = |file: &mut StagedFile| {
+                let file = DataFile::staged(file);
+                partition.is_some() && file.partition() == partition && file.date == Some(date)
+            };
+            let new: Vec<StagedFile> = commit.files.extract_if(.., here).collect();
+            sources.extend(new.iter().map(|file| Source::whole(DataFile::staged(file))));
+            let written = merge::write(&self.table, &mut self.staging, &schema, date, sources).await?;
+            let rows = |files: &[StagedFile]| files.iter().map(|file| file.rows).sum::<u64>();
+            let (expected, found) = (kept + rows(&new), rows(&written));
+            if found != expected {
+                return Err(broken(format!("{date}: {found} rows were written again of {expected}")));
+            }
+            self.staging.discard(&new).await;
+            commit.files.extend(written);
+        }
+        Ok(())
+    }
+}
+
+/// Looks through a snapshot for the files that hold rows of `remade`, and counts in each what stays.
+async fn affected(table: &Arc<Table>, snapshot: &Snapshot, remade: &Arc<Remade>) -> Result<Affected, StoreError> {
+    let mut files = Vec::new();
+    let reader = TableReader::of(table.clone());
+    reader
+        .each_file(snapshot, |file| {
+            if remade.may_be_in(file.partitions, file.offsets) {
+                files.push(file);
+            }
+        })
+        .await?;
+    let (table, runtime, remade) = (table.clone(), Handle::current(), remade.clone());
+    let count = move || {
+        let mut affected = Affected::default();
+        for file in files {
+            let (gone, kept) = merge::count(&table, &runtime, &file, &remade)?;
+            if gone == 0 {
+                continue;
+            }
+            if kept > 0 {
+                let source = Source { file: file.clone(), remade: Some(remade.clone()) };
+                let (rows, sources) = affected.kept.entry((date_of(&file)?, file.partition())).or_default();
+                *rows += kept;
+                sources.push(source);
+            }
+            affected.files.push(file);
+        }
+        Ok(affected)
+    };
+    tokio::task::spawn_blocking(count).await.map_err(|error| unavailable(format!("reading files: {error}")))?
+}
+
+fn staged_is_complete() {
+    fail::fail_point!("delta::rewrite::staged", |_| std::process::abort());
+}
+
+#[async_trait]
+impl Rewriter for DeltaRewriter {
+    fn name(&self) -> &'static str {
+        STORE
+    }
+
+    fn records_max(&self) -> u64 {
+        self.records_max
+    }
+
+    async fn load(&mut self) -> Result<Backlog, StoreError> {
+        self.forget().await;
+        let position = Position { known: Known::of(self.table.view().await?)?, staged: BTreeMap::new() };
+        let backlog = position.backlog();
+        self.position = Some(position);
+        Ok(backlog)
+    }
+
+    async fn stage(&mut self, rewrite: Rewrite) -> Result<(), StoreError> {
+        let staged = self.try_stage(rewrite).await;
+        if staged.is_err() {
+            self.forget().await;
+        }
+        staged
+    }
+
+    async fn commit(
+        &mut self,
+        revision: u64,
+        left: &BTreeMap<u32, u64>,
+        reason: &Reason,
+    ) -> Result<Backlog, StoreError> {
+        let committed = self.try_commit(revision, left, reason).await;
+        if committed.is_err() {
+            self.forget().await;
+        }
+        committed
+    }
+}
