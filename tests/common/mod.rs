@@ -333,7 +333,7 @@ pub fn assert_exactly_once(data_dir: &Path, server: Server, acknowledged: &HashS
     println!("{} events acknowledged, {} rows", acknowledged.len(), audit.recomputed.len());
 }
 
-fn add(rows: &mut Rows, batch: &arrow::record_batch::RecordBatch, name: &str) {
+pub fn add(rows: &mut Rows, batch: &arrow::record_batch::RecordBatch, name: &str) {
     use arrow::array::AsArray as _;
     use arrow::datatypes::Int64Type;
     let encoder = RowEncoder::new(batch).expect("a canonical batch");

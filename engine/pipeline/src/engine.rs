@@ -206,7 +206,8 @@ impl Engine {
         let maintainer = delta.maintainer();
         let table = delta.reader();
         let history = HistoryStore::new(shared_keyspace.clone(), ROOT);
-        let rewriters: Vec<Box<dyn Rewriter>> = vec![Box::new(HistoryRewriter::new(shared_keyspace.clone(), ROOT))];
+        let rewriters: Vec<Box<dyn Rewriter>> =
+            vec![Box::new(delta.rewriter()), Box::new(HistoryRewriter::new(shared_keyspace.clone(), ROOT))];
         let mut stores: Vec<(Box<dyn Store>, CommitPolicy)> =
             vec![(Box::new(delta), options.delta_commit), (Box::new(history), options.history_commit)];
         let progress = Progress::new(stores.iter().map(|(store, _)| store.name()));
@@ -468,6 +469,11 @@ impl Engine {
     /// Where the Delta table is.
     pub fn delta_path(&self) -> &std::path::Path {
         &self.delta_path
+    }
+
+    /// Maintenance of the Delta table.
+    pub fn maintainer(&self) -> &Maintainer {
+        &self.maintainer
     }
 
     /// The engine's clock.

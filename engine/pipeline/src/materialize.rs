@@ -112,7 +112,7 @@ impl Materializer {
         self.progress.report(store.name(), &state, partitions);
         self.progress.restart(store.name());
         // The log does not remember it: a partition to which nothing comes any more must be trimmed after a restart, too.
-        self.release(&state).await;
+        release(&self.progress, self.processor.log().as_ref()).await;
 
         let (sender, receiver) = mpsc::channel(SLICES_WAITING_MAX);
         let mut feeders = JoinSet::new();
@@ -179,7 +179,7 @@ impl Materializer {
         let state = store.commit().await?;
         self.metrics.store_committed(store.name(), began.elapsed());
         self.progress.report(store.name(), &state, self.processor.log().partitions());
-        self.release(&state).await;
+        release(&self.progress, self.processor.log().as_ref()).await;
         Ok(())
     }
 
@@ -213,14 +213,14 @@ impl Materializer {
         }
         Ok(state)
     }
+}
 
-    /// Tells the log what every store has: it may trim that.
-    async fn release(&self, state: &StoreState) {
-        for partition in state.cursors.keys() {
-            let Some(below) = self.progress.released_below(*partition) else { continue };
-            if let Err(error) = self.processor.log().release(*partition, below).await {
-                tracing::warn!(partition, %error, "the log was not told what it may trim");
-            }
+/// Tells the log what nobody needs any more: it may trim that.
+pub(crate) async fn release(progress: &Progress, log: &dyn EventLog) {
+    for partition in 0..log.partitions() {
+        let Some(below) = progress.released_below(partition).filter(|below| *below > 0) else { continue };
+        if let Err(error) = log.release(partition, below).await {
+            tracing::warn!(partition, %error, "the log was not told what it may trim");
         }
     }
 }

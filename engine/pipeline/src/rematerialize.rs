@@ -21,7 +21,7 @@ use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
 use millrace_timeline::Timeline;
 use tokio::sync::watch;
 
-use crate::materialize::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, stopped};
+use crate::materialize::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, release, stopped};
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
 use crate::progress::{JobProgress, Progress};
@@ -115,7 +115,7 @@ impl Rematerializer {
                 Ok(backlog) => backlog,
                 Err(error) => return error.into(),
             };
-            self.report(rewriter.name(), &backlog);
+            self.report(rewriter.name(), &backlog).await;
             while let Some(job) = backlog.jobs.first().cloned() {
                 self.processor.pause().wait_running().await;
                 match self.portion(rewriter, &backlog, &job).await {
@@ -123,7 +123,7 @@ impl Rematerializer {
                     Err(failed) => return failed,
                 }
                 *committed = true;
-                self.report(rewriter.name(), &backlog);
+                self.report(rewriter.name(), &backlog).await;
             }
             let name = rewriter.name();
             let newer = |snapshot: &crate::progress::Snapshot| {
@@ -136,10 +136,12 @@ impl Rematerializer {
         }
     }
 
-    fn report(&self, store: &'static str, backlog: &Backlog) {
+    async fn report(&self, store: &'static str, backlog: &Backlog) {
         let timeline = self.processor.timeline().borrow().clone();
         let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, job)).collect();
         self.progress.report_jobs(store, jobs);
+        // What a job needed is held no more.
+        release(&self.progress, self.processor.log().as_ref()).await;
     }
 
     /// Makes one commit's worth of a job again.
