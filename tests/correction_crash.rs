@@ -1,0 +1,291 @@
+//! Corrections of the real binary: killed at every state, read while they are applied, tampered with.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking too")]
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::load::Load;
+use common::{Audit, PATIENCE, Server, assert_exactly_once, event, seed};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+/// Sends events, `count` of them, and waits until the log has them.
+fn send(server: &Server, run: &str, count: u64) {
+    for batch in 0..count.div_ceil(500) {
+        let events: Vec<Value> = (batch * 500..count.min(batch * 500 + 500))
+            .map(|n| event(&format!("{run}-{n}"), &format!("device-{}", n % 50), n))
+            .collect();
+        let (status, answer) = server.post("/v1/batch", json!({"batch": events}).to_string().as_bytes()).unwrap();
+        assert_eq!(status, 200, "{answer}");
+    }
+}
+
+/// A correction that writes its own name into some devices.
+fn correction(mark: &str) -> Value {
+    json!({
+        "change": {"insert": {"step": {
+            "plugin": "rewrite-device-id@0.1.0",
+            "config": {"rules": [{"from_prefix": "device-1", "to": mark}]},
+        }}},
+        "reason": mark,
+    })
+}
+
+fn wait_applied(server: &Server) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (_, list) = server.get("/v1/corrections");
+        let corrections = list["corrections"].as_array().expect("corrections");
+        if corrections.iter().all(|correction| correction["state"] == "applied") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not applied after {PATIENCE:?}: {list:#}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `millrace verify` on a data directory: whether it exits with success, and what it says.
+fn verify(data_dir: &Path, arguments: &[&str]) -> (bool, Value) {
+    let done = Command::new(env!("CARGO_BIN_EXE_millrace"))
+        .args(["verify", "--json", "--data-dir"])
+        .arg(data_dir)
+        .args(arguments)
+        .env("MILLRACE_PIPELINE__COMPILED_DIR", common::compiled_dir())
+        .current_dir(data_dir)
+        .output()
+        .expect("the binary runs");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let report = serde_json::from_str(&text)
+        .unwrap_or_else(|_| panic!("no report: {text} {}", String::from_utf8_lossy(&done.stderr)));
+    (done.status.success(), report)
+}
+
+#[test]
+fn killed_at_every_state_of_a_correction_both_stores_end_right() {
+    let mut random = StdRng::seed_from_u64(seed(7));
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path());
+    send(&server, "before", 8000);
+    server.wait_caught_up();
+    let load = Load::paced("beside", &server.url, Duration::from_millis(500));
+    for (number, failpoint) in [
+        "correction::published",
+        "history::rewrite::before",
+        "history::rewrite::between",
+        "delta::stage::written",
+        "delta::rewrite::staged",
+        "delta::rewrite::before",
+        "delta::rewrite::after",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let passes = if failpoint.starts_with("history") { random.random_range(0..3) } else { 0 };
+        println!("{failpoint} after {passes}");
+        server.kill();
+        server = Server::try_start(dir.path(), &format!("{failpoint}={passes}*off->return")).expect("it starts");
+        load.moved_to(&server.url);
+        // The answer may be lost with the server.
+        let _ = server.send("POST", "/v1/corrections", None, &correction(&format!("mark-{number}")));
+        let status = server.wait_end();
+        assert!(!status.success(), "{failpoint} was not met");
+        server = Server::start(dir.path());
+        load.moved_to(&server.url);
+        wait_applied(&server);
+    }
+    // And at moments that nobody has chosen.
+    for number in 0..6 {
+        let (status, answer) = server.ask("POST", "/v1/corrections", correction(&format!("random-{number}")));
+        assert_eq!(status, 202, "{answer}");
+        std::thread::sleep(Duration::from_micros(random.random_range(0..150_000)));
+        server.kill();
+        server = Server::start(dir.path());
+        load.moved_to(&server.url);
+    }
+    wait_applied(&server);
+    load.wait_acknowledged(3);
+    let acknowledged = load.finish();
+    assert_exactly_once(dir.path(), server, &acknowledged);
+    let (same, report) = verify(dir.path(), &["--full"]);
+    assert!(same && report["stores"].as_object().unwrap().values().all(|s| s["pending"] == 0), "{report:#}");
+}
+
+/// Reads a device again and again while corrections move its events about: each event is seen once, always.
+#[test]
+fn who_reads_meanwhile_sees_every_event_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    send(&server, "read", 3000);
+    server.wait_caught_up();
+    let location = dir.path().join("delta").display().to_string();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let table = millrace_delta::TableReader::open(&location, &std::collections::HashMap::new()).unwrap();
+    let mut seen = (0, 0);
+    for number in 0..6 {
+        let (status, answer) = server.ask("POST", "/v1/corrections", correction(&format!("moved-{number}")));
+        assert_eq!(status, 202, "{answer}");
+        let id = &answer["id"];
+        loop {
+            // A page is one snapshot of the keyspace; device-2 stays where it is.
+            let (_, page) = server.get("/v1/devices/device-2/events?from=2020-01-01T00:00:00Z&limit=1000");
+            let events = page["events"].as_array().expect("events");
+            let ids: std::collections::BTreeSet<&str> =
+                events.iter().map(|event| event["event_id"].as_str().expect("an id")).collect();
+            assert_eq!((events.len(), ids.len()), (60, 60), "device-2");
+            let rows = runtime.block_on(table.status()).unwrap().rows;
+            assert_eq!(rows, 3000, "rows of the table");
+            seen = (seen.0 + 1, seen.1 + rows);
+            let (_, correction) = server.get(&format!("/v1/corrections/{id}"));
+            if correction["state"] == "applied" {
+                break;
+            }
+        }
+        // Events of the moved devices are all with the one that they were moved to.
+        let (_, page) = server.get(&format!("/v1/devices/moved-{number}/events?from=2020-01-01T00:00:00Z&limit=1000"));
+        let moved = if number == 0 { 11 * 60 } else { 0 };
+        assert_eq!(page["events"].as_array().expect("events").len(), moved, "{number}");
+    }
+    println!("{} looks, {} rows", seen.0, seen.1);
+    assert!(server.stop().success());
+    Audit::of(dir.path()).assert_agree();
+}
+
+/// A change of one store behind the engine's back is found.
+#[test]
+fn verify_finds_what_is_planted() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    send(&server, "plant", 700);
+    server.wait_caught_up();
+    let (status, answer) = server.ask("POST", "/v1/corrections", correction("mark"));
+    assert_eq!(status, 202, "{answer}");
+    wait_applied(&server);
+    assert!(server.stop().success());
+    let (same, report) = verify(dir.path(), &["--full"]);
+    assert!(same, "{report:#}");
+    assert_eq!((&report["rows_checked"], &report["differences"]), (&json!(1400), &json!(0)), "{report:#}");
+
+    for plant in [Plant::Value, Plant::Removed, Plant::Extra, Plant::Revision] {
+        let copy = copy_of(dir.path());
+        plant_in_history(copy.path(), plant);
+        let (same, report) = verify(copy.path(), &["--full"]);
+        assert!(!same && report["stores"]["history"]["differences"] == 1, "{plant:?}: {report:#}");
+        assert_eq!(report["stores"]["delta"]["differences"], 0, "{plant:?}: {report:#}");
+        assert_eq!(report["first"][0]["what"], plant.told(), "{report:#}");
+    }
+    for doubled in [false, true] {
+        let copy = copy_of(dir.path());
+        let rows = plant_in_table(copy.path(), doubled);
+        let (same, report) = verify(copy.path(), &["--store", "delta"]);
+        assert!(!same && report["stores"]["delta"]["differences"] == rows, "{rows} rows: {report:#}");
+        assert_eq!(report["first"][0]["what"], if doubled { "doubled" } else { "missing" });
+    }
+}
+
+fn copy_of(dir: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(dir.join(".")).arg(copy.path()).status().unwrap();
+    assert!(copied.success());
+    copy
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Plant {
+    Value,
+    Removed,
+    Extra,
+    Revision,
+}
+
+impl Plant {
+    fn told(self) -> &'static str {
+        match self {
+            Self::Value | Self::Revision => "another value",
+            Self::Removed => "missing",
+            Self::Extra => "rows from here on that no record accounts for",
+        }
+    }
+}
+
+/// Changes one key of the history.
+fn plant_in_history(dir: &Path, plant: Plant) {
+    use millrace_history::{HistoryReader, Keys};
+    use millrace_keyspace::{Batch, Keyspace as _, Write};
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let keyspace = std::sync::Arc::new(
+            millrace_keyspace::embedded::EmbeddedKeyspace::open(dir.join("keyspace"), Default::default())
+                .await
+                .unwrap(),
+        );
+        let root = millrace_pipeline::engine::ROOT;
+        let reader = HistoryReader::new(keyspace.clone(), root);
+        let page = reader.rows(None, 200).await.unwrap();
+        let row = &page.rows[77];
+        let mut key = row.key.clone();
+        let place = Keys::new(root).row(&key);
+        let changed = |column: &[u8], by: u8| {
+            let mut bytes = row.row.to_vec();
+            let at = bytes.windows(column.len()).position(|window| window == column).expect("the column");
+            // Behind the name: the type, then the value, of a text behind its length.
+            bytes[at + column.len() + usize::from(by)] ^= 1;
+            bytes
+        };
+        let writes = match plant {
+            Plant::Value => vec![Write::Put(place.into(), changed(b"event_id", 5).into())],
+            Plant::Revision => vec![Write::Put(place.into(), changed(b"_revision", 1).into())],
+            Plant::Removed => {
+                let range = Keys::new(root).row_range(&key);
+                vec![Write::Clear(range.start.into(), range.end.into())]
+            }
+            Plant::Extra => {
+                key.device_id.push_str("-copy");
+                vec![Write::Put(Keys::new(root).row(&key).into(), row.row.clone())]
+            }
+        };
+        keyspace.commit(Batch { compares: vec![], writes }).await.unwrap();
+        keyspace.close().await;
+    });
+}
+
+/// Takes a data file out of the table, or puts it in once more. Gives its rows.
+fn plant_in_table(dir: &Path, doubled: bool) -> u64 {
+    let log = dir.join("delta/_delta_log");
+    let mut versions: Vec<_> = std::fs::read_dir(&log)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    versions.sort();
+    let (mut active, mut order) = (std::collections::BTreeMap::new(), Vec::new());
+    for path in &versions {
+        for line in std::fs::read_to_string(path).unwrap().lines() {
+            let action: Value = serde_json::from_str(line).unwrap();
+            if let Some(path) = action["add"]["path"].as_str() {
+                active.insert(path.to_owned(), action["add"].clone());
+                order.push(path.to_owned());
+            }
+            if let Some(path) = action["remove"]["path"].as_str() {
+                active.remove(path);
+            }
+        }
+    }
+    let path = order.into_iter().find(|path| active.contains_key(path)).expect("a file in force");
+    let mut add = active[&path].clone();
+    let stats: Value = serde_json::from_str(add["stats"].as_str().unwrap()).unwrap();
+    let action = if doubled {
+        let copy = path.replace(".parquet", "-copy.parquet");
+        std::fs::copy(dir.join("delta").join(&path), dir.join("delta").join(&copy)).unwrap();
+        add["path"] = json!(copy);
+        json!({"add": add})
+    } else {
+        json!({"remove": {"path": path, "dataChange": true, "deletionTimestamp": 1}})
+    };
+    std::fs::write(log.join(format!("{:020}.json", versions.len())), format!("{action}\n")).unwrap();
+    stats["numRecords"].as_u64().unwrap()
+}
