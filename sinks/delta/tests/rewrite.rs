@@ -175,7 +175,7 @@ async fn a_job_is_worked_off_from_its_end_beside_live_commits() {
         (vec![rewrite_all(4, 30..45, 1, 2), rewrite_all(4, 45..60, 1, 2)], vec![(0, 100), (4, 30)]),
         (vec![rewrite_all(0, 50..100, 1, 2)], vec![(0, 50), (4, 30)]),
         // Nothing of it matched: only the markers move.
-        (vec![rewrite(4, 0..30, 1, vec![], vec![])], vec![(0, 50)]),
+        (vec![rewrite(4, 0..30, 1, vec![], &[])], vec![(0, 50)]),
         (vec![rewrite_all(0, 0..50, 1, 2)], vec![]),
     ];
     for (rewrites, left) in steps {
