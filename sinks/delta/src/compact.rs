@@ -176,8 +176,10 @@ impl Maintainer {
             .await?;
         let mut plan = Plan { bins: Vec::new(), done: BTreeSet::new() };
         let (mut count, mut bytes) = (0, 0);
+        // A file must not be closed before all of its bin is in: it would be small again.
+        let target = options.compact_bytes.min(options.file_bytes_max / 2);
         for (key, files) in files {
-            for bin in bins(files, options.compact_bytes, options.compact_files_min) {
+            for bin in bins(files, target, options.compact_files_min) {
                 let size: u64 = bin.iter().map(|file| file.bytes).sum();
                 let full = count + bin.len() > COMMIT_FILES_MAX || bytes + size > COMMIT_BYTES_MAX;
                 if full && !plan.bins.is_empty() {

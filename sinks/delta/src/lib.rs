@@ -1,7 +1,9 @@
 //! The Delta Lake table: finished rows in parquet files by `event_date` and log partition, committed exactly once.
 //!
 //! * [`DeltaStore`] is the writer: it implements [`millrace_rows::Store`].
-//! * [`Maintainer`] writes checkpoints, cleans up the log and removes orphans, beside the commits and never in their way.
+//! * [`DeltaRewriter`] works off the jobs that revisions leave, beside it: it implements [`millrace_rows::Rewriter`].
+//! * [`Maintainer`] writes checkpoints, cleans up the log, removes orphans and compacts small files, beside the commits
+//!   and never in their way.
 //! * [`reader`] reads a table file by file in bounded memory, without a query engine.
 //!
 //! # Format of the table
@@ -13,8 +15,8 @@
 //! event_date=2026-11-03/millrace-<log partition>-<uuid v7>.parquet
 //!     rows of one log partition and one date in the order (_offset, _sub); row groups of at most 64k rows
 //! _delta_log/<version>.json
-//!     one commit: commitInfo (with a `millrace` object: counts per partition), txn markers, adds, metaData if columns
-//!     were added
+//!     one commit: commitInfo (with a `millrace` object: counts per partition; of a correction also revision, author
+//!     and reason), metaData if columns were added, txn markers, removes, adds
 //! ```
 //!
 //! The place in the log and in the timeline is kept in `txn` actions, which survive checkpoints; see [`markers`] for
@@ -23,11 +25,35 @@
 //!
 //! # Commits
 //!
-//! A commit costs the same in a small and in a large table: it builds its entry from what is staged and puts it at the
+//! A commit of live rows costs the same in a small and in a large table: it builds its entry from what is staged and puts it at the
 //! next version; it never materializes the table's list of files. When another writer was first, the entries that won
 //! are read and judged by our own rules ([`conflict`]), because the library's check is not safe beside compaction. A
 //! put-if-absent at a version that log clean-up has removed would succeed wrongly; so a commit from a view older than
 //! half of the log retention looks at the table again first.
+//!
+//! # Corrections
+//!
+//! A commit with the operation `CORRECT` exchanges the rows of records that were made again. New rows are staged in files
+//! that nothing refers to. The commit then looks at one snapshot: every file that holds a row of these records goes out
+//! of force, and its other rows are written again, merged in the order of the log with the new rows of their date and
+//! log partition. Removes, adds, new columns and what is left of the job are one entry, so a reader of any version sees
+//! every record once. The commit relies on `applied`, on its job, on each file that it removes being in force, and on
+//! nobody else adding rows of its records; live commits between are gone along with. A row group is never copied
+//! undecoded, and files without a record of these are never touched.
+//!
+//! # Compaction
+//!
+//! A commit with the operation `OPTIMIZE` puts the rows of small neighbouring files of one date and log partition into
+//! one file, and says so (`dataChange` is false). It relies on each file that it removes being in force and on nothing
+//! else. A table must be compacted by this crate alone: the library's own compaction, and that of other engines, may win
+//! over a correction without looking at what it removed, and double rows.
+//!
+//! # How long files stay that are out of force
+//!
+//! The removal of orphans deletes a data file only when the log does not mention it any more. A removed file is mentioned
+//! until a checkpoint is written after `delta.deletedFileRetentionDuration` (a table property; one week unless set).
+//! So that is how long readers of an old version may go on reading. Travelling back to a version also takes its log entries:
+//! they stay for `delta.logRetentionDuration` ([`Options::log_retention`], two days unless set).
 //!
 //! # Durability and recovery
 //!
@@ -48,6 +74,9 @@
 //! | `delta::commit::before` | files and directories are synced, the entry is not written | abort |
 //! | `delta::commit::after` | the entry is durable, the caller does not know | abort |
 //! | `delta::commit::lost` | the entry is durable | the answer is lost: the put reports an error |
+//! | `delta::rewrite::staged` | the new rows of a correction are in files, the table was not looked at | abort |
+//! | `delta::rewrite::before`, `::after`, `::lost` | as those of a commit, of a correction | as those of a commit |
+//! | `delta::compact::before`, `::after`, `::lost` | as those of a commit, of a compaction | as those of a commit |
 //! | `delta::maintain::fail` | before a checkpoint | the checkpoint fails |
 
 mod columns;

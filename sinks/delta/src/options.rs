@@ -46,7 +46,8 @@ pub struct Options {
     pub rewrite_records_max: u64,
     /// Whether [`crate::Maintainer::run`] compacts too.
     pub compaction: bool,
-    /// Size that compaction brings files to. Only files smaller than half of it are compacted.
+    /// Size that compaction brings files to, at most half of `file_bytes_max`. Only files smaller than half of it are
+    /// compacted.
     pub compact_bytes: u64,
     /// Fewest such files that a date and log partition must have before any of them are compacted.
     pub compact_files_min: usize,

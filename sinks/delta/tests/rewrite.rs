@@ -132,12 +132,11 @@ async fn rows_of_records_made_again_are_exchanged_and_all_others_stay() {
     let kept: Vec<_> = before.iter().filter(untouched).collect();
     assert_eq!(kept.len(), 5 + 2);
     assert!(kept.iter().all(|file| after.contains(file)), "files without a record of these stay");
-    for (at, file) in after.iter().enumerate() {
-        let same = |other: &&millrace_delta::reader::DataFile| {
+    for file in after.iter().filter(|file| file.offsets.unwrap().0 < 300) {
+        let same = after.iter().filter(|other| {
             other.date == file.date && other.partitions == file.partitions && other.offsets.unwrap().0 < 300
-        };
-        assert_eq!(file.offsets.unwrap().0 < 300, after.iter().filter(same).any(|other| other == file), "{at}");
-        assert!(after.iter().filter(same).count() <= 1, "what stays and what is new are in one file");
+        });
+        assert_eq!(same.count(), 1, "what stays and what is new are in one file");
     }
     // Every file is in the order of the log.
     for file in &after {
@@ -172,15 +171,15 @@ async fn a_job_is_worked_off_from_its_end_beside_live_commits() {
     world.append(4, 60, 2).await;
     world.take_in().await;
     world.append(0, 10, 2).await;
-    let steps: [(&[Rewrite], &[(u32, u64)]); 4] = [
-        (&[rewrite_all(4, 30..45, 1, 2), rewrite_all(4, 45..60, 1, 2)], &[(0, 100), (4, 30)]),
-        (&[rewrite_all(0, 50..100, 1, 2)], &[(0, 50), (4, 30)]),
+    let steps = [
+        (vec![rewrite_all(4, 30..45, 1, 2), rewrite_all(4, 45..60, 1, 2)], vec![(0, 100), (4, 30)]),
+        (vec![rewrite_all(0, 50..100, 1, 2)], vec![(0, 50), (4, 30)]),
         // Nothing of it matched: only the markers move.
-        (&[rewrite(4, 0..30, 1, vec![], &[])], &[(0, 50)]),
-        (&[rewrite_all(0, 0..50, 1, 2)], &[]),
+        (vec![rewrite(4, 0..30, 1, vec![], &[])], vec![(0, 50)]),
+        (vec![rewrite_all(0, 0..50, 1, 2)], vec![]),
     ];
     for (rewrites, left) in steps {
-        world.rewrite(rewrites, left).await;
+        world.rewrite(&rewrites, &left).await;
         world.check().await;
         world.append(0, 7, 2).await;
         world.append(4, 7, 2).await;
