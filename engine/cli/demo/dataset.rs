@@ -17,6 +17,13 @@ const ECOM: &[u8] = include_bytes!("ecom/ecom.csv.gz");
 /// An hour, in µs.
 pub const HOUR_US: i64 = 3_600_000_000;
 const SECOND_US: i64 = 1_000_000;
+/// The release of the shop's app that sends [`BAD_DEVICE`] for every device. What the device is, stands in
+/// `properties.hw_id`.
+pub const BAD_APP_VERSION: &str = "3.3.0";
+/// The id that the release sends.
+pub const BAD_DEVICE: &str = "device-0";
+/// One session of so many in the last hour is of that release.
+const BAD_SESSIONS: usize = 4;
 /// How long after it happened an event was received, in the imported history.
 const RECEIVED_AFTER_US: i64 = 2 * SECOND_US;
 /// Sessions whose clicks make up the last hour.
@@ -82,18 +89,24 @@ pub fn last_hour(end_us: i64) -> Result<Vec<Value>> {
             let into_us = (click.time_us - first_us) as i128 * i128::from(room_us) / i128::from(length_us);
             let time_us = end_us - HOUR_US + start + into_us as i64 + index as i64;
             let name = format!("hour-{end_us}-{number}-{index}");
-            events.push((time_us, event(click, time_us, &name, &format!("live-{}", click.session_id))));
+            let mut event = event(click, time_us, &name, &format!("live-{}", click.session_id));
+            if number.is_multiple_of(BAD_SESSIONS) {
+                event["properties"]["hw_id"] = event["context"]["device"]["id"].take();
+                event["context"]["device"]["id"] = json!(BAD_DEVICE);
+                event["context"]["app"]["version"] = json!(BAD_APP_VERSION);
+            }
+            events.push((time_us, event));
         }
     }
     events.sort_by_key(|(time_us, _)| *time_us);
     Ok(events.into_iter().map(|(_, event)| event).collect())
 }
 
-/// The device with the most events, the first of them by name.
+/// The device with the most events among those of the bad release, by what it really is; the first of them by name.
 pub fn busiest_device(events: &[Value]) -> Option<String> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
-    for event in events {
-        *counts.entry(event["context"]["device"]["id"].as_str()?).or_default() += 1;
+    for device in events.iter().filter_map(|event| event["properties"]["hw_id"].as_str()) {
+        *counts.entry(device).or_default() += 1;
     }
     let busiest = counts.into_iter().max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(a.0)));
     busiest.map(|(device, _)| device.to_owned())
@@ -236,6 +249,8 @@ mod tests {
             assert!((end_us - HOUR_US..=end_us).contains(&time), "{time}");
         }
         assert_eq!(events, last_hour(end_us).unwrap());
+        let bad = events.iter().filter(|event| event["context"]["device"]["id"] == BAD_DEVICE).count();
+        assert!(bad > 100 && bad < events.len() / 2, "{bad} of {}", events.len());
         assert!(busiest_device(&events).is_some());
     }
 }

@@ -14,12 +14,12 @@ use super::duplicates::Seen;
 /// The steps of the funnel, in their order.
 pub const STEPS: [&str; 6] = ["product_view", "add_to_cart", "cart", "shipping_details", "payment_details", "purchase"];
 
-/// People of one week by the step that they reached.
+/// Devices of one week by the step that they reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Week {
     /// ISO week, as in 2026-W07.
     pub name: String,
-    /// People who went through this step and all before it, in order.
+    /// Devices that went through this step and all before it, in order.
     pub reached: [u64; STEPS.len()],
 }
 
@@ -38,29 +38,29 @@ pub struct Table {
 pub async fn read_table(location: &Path) -> Result<Table> {
     let location = location.to_str().context("the table's path is no UTF-8")?;
     let reader = TableReader::open(location, &HashMap::new())?;
-    let columns = ["event_id", "event", "event_time", "user_id", "_partition", "_offset", "_sub"];
+    let columns = ["event_id", "event", "event_time", "device_id", "_partition", "_offset", "_sub"];
     let scan = reader.scan(ScanRequest::columns(columns)).await?;
     tokio::task::spawn_blocking(move || {
         let mut seen = Seen::default();
-        let mut people: HashMap<(IsoWeek, String), Vec<(i64, usize)>> = HashMap::new();
+        let mut devices: HashMap<(IsoWeek, String), Vec<(i64, usize)>> = HashMap::new();
         for batch in scan {
             let batch = batch?;
             count(&mut seen, &batch)?;
-            let (event, user) = (text(&batch, "event")?, text(&batch, "user_id")?);
+            let (event, device) = (text(&batch, "event")?, text(&batch, "device_id")?);
             let times = column(&batch, "event_time")?.as_primitive::<TimestampMicrosecondType>();
             for row in 0..batch.num_rows() {
                 let step = STEPS.iter().position(|step| event.is_valid(row) && *step == event.value(row));
                 let time = DateTime::from_timestamp_micros(times.value(row));
-                if let (Some(step), Some(time), true) = (step, time, user.is_valid(row)) {
-                    let person = (time.iso_week(), user.value(row).to_owned());
-                    people.entry(person).or_default().push((times.value(row), step));
+                if let (Some(step), Some(time), true) = (step, time, device.is_valid(row)) {
+                    let device = (time.iso_week(), device.value(row).to_owned());
+                    devices.entry(device).or_default().push((times.value(row), step));
                 }
             }
         }
         Ok(Table {
             rows: seen.rows,
             duplicates: seen.duplicates,
-            weeks: funnel(people.into_iter().map(|((week, _), clicks)| (week, clicks))),
+            weeks: funnel(devices.into_iter().map(|((week, _), clicks)| (week, clicks))),
         })
     })
     .await?
@@ -85,11 +85,11 @@ fn text<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray> {
     column(batch, name)?.as_string_opt().with_context(|| format!("column {name} is no text"))
 }
 
-/// The funnel: for each week, how many people went through a step after all those before it. A person is given as a week
+/// The funnel: for each week, how many devices went through a step after all those before it. A device is given as a week
 /// and (time, step) in any order.
-fn funnel(people: impl Iterator<Item = (IsoWeek, Vec<(i64, usize)>)>) -> Vec<Week> {
+fn funnel(devices: impl Iterator<Item = (IsoWeek, Vec<(i64, usize)>)>) -> Vec<Week> {
     let mut weeks: BTreeMap<IsoWeek, [u64; STEPS.len()]> = BTreeMap::new();
-    for (week, mut clicks) in people {
+    for (week, mut clicks) in devices {
         clicks.sort_unstable();
         let reached = weeks.entry(week).or_default();
         let mut next = 0;
@@ -109,9 +109,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_steps_in_order_count_and_a_person_counts_once() {
+    fn only_steps_in_order_count_and_a_device_counts_once() {
         let week = |day: i64| DateTime::from_timestamp(day * 86_400, 0).unwrap().iso_week();
-        let people = [
+        let devices = [
             // All the way, with a detour; out of order in the input.
             (week(0), vec![(5, 5), (0, 0), (1, 1), (2, 2), (2, 0), (3, 3), (4, 4)]),
             // The cart before anything was put into it.
@@ -119,7 +119,7 @@ mod tests {
             // A purchase out of nowhere, a week later.
             (week(7), vec![(0, 5)]),
         ];
-        let weeks = funnel(people.into_iter());
+        let weeks = funnel(devices.into_iter());
         assert_eq!(
             weeks,
             [

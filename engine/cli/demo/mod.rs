@@ -1,9 +1,10 @@
 //! `millrace demo`: the main job on real input, from a click to both stores.
 //!
 //! It goes the way that an app's events go: it starts the server, imports half a year of a shop's clickstream through
-//! `/v1/import`, posts a last hour through `/v1/batch`, waits until both stores have everything, and looks at them. What it
-//! finds in the data directory it resumes: a demo that was killed goes on, one that is run again doubles nothing.
+//! `/v1/import`, posts a last hour through `/v1/batch`, waits until both stores have everything, and looks at them. Then it
+//! corrects what a release of the app has sent wrong, and has both stores verified against the log. What it finds in the data directory it resumes: a demo that was killed goes on, one that is run again doubles nothing.
 
+mod correction;
 mod countries;
 pub mod dataset;
 mod duplicates;
@@ -81,7 +82,15 @@ struct Outcome {
     history_rows: u64,
     dead_letters: u64,
     duplicates: u64,
+    verify: Verified,
     timings: Timings,
+}
+
+/// What `verify` found at the end.
+#[derive(Debug, Default, Serialize)]
+struct Verified {
+    rows_checked: u64,
+    differences: u64,
 }
 
 /// How long each part took, in milliseconds.
@@ -92,6 +101,9 @@ struct Timings {
     chain_ms: u64,
     last_hour_ms: u64,
     both_stores_ms: u64,
+    preview_ms: u64,
+    correct_ms: u64,
+    verify_ms: u64,
     total_ms: u64,
 }
 
@@ -156,6 +168,40 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
     engine.drain().await.map_err(|reason| anyhow!(reason))?;
     timings.both_stores_ms = lap(part);
 
+    let device = dataset::busiest_device(&last_hour).ok_or_else(|| anyhow!("the last hour is empty"))?;
+    let query = [("last", Some("65m")), ("limit", Some("8"))];
+    let before = funnel::read_table(engine.delta_path()).await?;
+    if !json {
+        say(&report::rows(&before, events_sent));
+        say("\n5  analysts: the checkout funnel by week, in devices, from the Delta table");
+        say(&report::funnel(&before.weeks));
+        if let Some((before, after)) = find_scrubbed(&client, &last_hour).await? {
+            say("6  personal data: what the app sent, and what both stores hold");
+            say(&report::scrubbed(&before, &after));
+        }
+    }
+
+    match correction::request(&client, &plan).await? {
+        None => say("7  the release that sent a wrong device id was corrected in an earlier run"),
+        Some(request) => {
+            let damage = correction::damage(&client, &device).await?;
+            say(&report::damage(&damage, &device));
+            let part = Instant::now();
+            let preview = correction::preview(&client, &request).await?;
+            timings.preview_ms = lap(part);
+            say("8  what a rule would change that reads the id from where the release has put it …");
+            say(&report::indented(&crate::correction::show_preview(&short(preview), colour())));
+            say("9  correcting the events of that release, from the log, in both stores …");
+            let part = Instant::now();
+            let corrected = correction::correct(&client, &request, !json).await?;
+            timings.correct_ms = lap(part);
+            say(&report::corrected(&corrected, timings.correct_ms));
+        }
+    }
+
+    let part = Instant::now();
+    let verified = client.post_json("/v1/verify", &json!({"full": true})).await?;
+    timings.verify_ms = lap(part);
     let delta = funnel::read_table(engine.delta_path()).await?;
     let rows = duplicates::of_history(engine.history()).await?;
     let dead_letters = engine.history().counts().await?.dead_letters;
@@ -166,25 +212,25 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
         history_rows: rows.rows,
         dead_letters,
         duplicates: delta.duplicates + rows.duplicates,
+        verify: Verified {
+            rows_checked: verified["rows_checked"].as_u64().unwrap_or(0),
+            differences: verified["differences"].as_u64().unwrap_or(u64::MAX),
+        },
         timings,
     };
     if json {
         println!("{}", serde_json::to_string(&outcome)?);
     } else {
-        say(&report::stores(&outcome));
-        say("\n5  analysts: the checkout funnel by week, from the Delta table");
-        say(&report::funnel(&delta.weeks));
-        let device = dataset::busiest_device(&last_hour).ok_or_else(|| anyhow!("the last hour is empty"))?;
-        say(&format!("6  engineers: the last hour of {device}, from the device history"));
-        let query = [("last", Some("65m")), ("limit", Some("8"))];
+        say(&format!("10 engineers: the last hour of {device}, from the device history"));
         let page: Value = client.get(&events_path(&device, &query)).await?;
         let events = page["events"].as_array().cloned().unwrap_or_default();
         say(&crate::history::show(&events));
-        if let Some((before, after)) = find_scrubbed(&client, &last_hour, &device).await? {
-            say("7  personal data: what the app sent, and what both stores hold");
-            say(&report::scrubbed(&before, &after));
-        }
-        say("8  the state of both stores");
+        say("   the funnel of the last weeks, before and after");
+        say(&report::funnels(&before.weeks, &delta.weeks));
+        say("11 verifying: every row of both stores against log and timeline …");
+        say(&report::indented(&crate::correction::show_report(&verified)));
+        say(&report::stores(&outcome));
+        say("\n12 the state of both stores");
         say(&crate::status::show(&client.get("/v1/status").await?));
         say(&report::where_next(&url, &config.data_dir, engine.delta_path(), &device));
     }
@@ -198,6 +244,7 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
     engine.stop().await?;
     // The data directory may hold more than the demo's own events: what it sent must be there, once, in both stores.
     let whole = outcome.duplicates == 0
+        && outcome.verify.differences == 0
         && outcome.delta_rows == outcome.history_rows
         && outcome.delta_rows + outcome.dead_letters >= outcome.events_sent;
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -207,14 +254,24 @@ fn lap(since: Instant) -> u64 {
     since.elapsed().as_millis() as u64
 }
 
+/// Whether standard output takes colours.
+fn colour() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stdout())
+}
+
+/// A preview with few samples.
+fn short(mut preview: Value) -> Value {
+    if let Some(samples) = preview["samples"].as_array_mut() {
+        samples.truncate(2);
+    }
+    preview
+}
+
 /// An event of the last hour that held personal data, as it was sent and as it is stored.
-async fn find_scrubbed(client: &Client, sent: &[Value], device: &str) -> Result<Option<(Value, Value)>> {
-    let of_device = |event: &&Value| event["context"]["device"]["id"] == device;
-    let personal = |event: &&Value| event["properties"]["email"].is_string();
-    let Some(before) = sent.iter().filter(of_device).find(personal).or_else(|| sent.iter().find(personal)) else {
-        return Ok(None);
-    };
-    let device = before["context"]["device"]["id"].as_str().unwrap_or(device);
+async fn find_scrubbed(client: &Client, sent: &[Value]) -> Result<Option<(Value, Value)>> {
+    let personal = |event: &&Value| event["properties"]["email"].is_string() && event["properties"]["hw_id"].is_null();
+    let Some(before) = sent.iter().find(personal) else { return Ok(None) };
+    let device = before["context"]["device"]["id"].as_str().unwrap_or_default();
     let page = client.get(&events_path(device, &[("last", Some("65m")), ("limit", Some("1000"))])).await?;
     let after = page["events"].as_array().into_iter().flatten().find(|row| row["event_id"] == before["messageId"]);
     Ok(after.map(|after| (before.clone(), after.clone())))

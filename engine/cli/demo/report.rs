@@ -5,7 +5,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Outcome;
-use super::funnel::{STEPS, Week};
+use super::correction::Damage;
+use super::dataset::{BAD_APP_VERSION, BAD_DEVICE};
+use super::funnel::{STEPS, Table, Week};
 use crate::table::{lay_out, thousands};
 
 pub fn imported(summary: &Value, lines: u64, took_ms: u64) -> String {
@@ -21,6 +23,40 @@ pub fn pipeline(pipeline: &Value) -> String {
     let steps = pipeline["steps"].as_array().into_iter().flatten();
     let steps: Vec<&str> = steps.filter_map(|step| step["plugin"].as_str()).collect();
     format!("   revision {} is in force, and nothing stopped for it: {}", pipeline["revision"], steps.join(" → "))
+}
+
+pub fn rows(table: &Table, sent: u64) -> String {
+    format!("   {} events sent, {} rows in the Delta table", thousands(sent), thousands(table.rows))
+}
+
+pub fn damage(damage: &Damage, device: &str) -> String {
+    format!(
+        "7  a release went wrong: shop {BAD_APP_VERSION} sends {BAD_DEVICE} for every device\n   {BAD_DEVICE} has {} events \
+         of {} people in the last hour; {device} is left with {}\n",
+        thousands(damage.events as u64),
+        thousands(damage.people as u64),
+        thousands(damage.left as u64),
+    )
+}
+
+pub fn corrected(correction: &Value, took_ms: u64) -> String {
+    format!(
+        "   correction {} is applied in both stores, {:.1} s after it was asked for; ingest went on\n",
+        correction["id"],
+        took_ms as f64 / 1e3
+    )
+}
+
+pub fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("   {line}\n")).collect()
+}
+
+/// The weeks of both in which the funnels differ.
+pub fn funnels(before: &[Week], after: &[Week]) -> String {
+    let named = |week: &Week, suffix: &str| Week { name: format!("{} {suffix}", week.name), ..week.clone() };
+    let both = before.iter().zip(after).filter(|(before, after)| before.reached != after.reached);
+    let weeks: Vec<Week> = both.flat_map(|(before, after)| [named(before, "before"), named(after, "after")]).collect();
+    if weeks.is_empty() { "   no week differs\n".to_owned() } else { funnel(&weeks) }
 }
 
 pub fn stores(outcome: &Outcome) -> String {

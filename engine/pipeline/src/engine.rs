@@ -40,7 +40,7 @@ use crate::status::{self, LogStatus, Status};
 use crate::tokens::Tokens;
 use crate::verify::Verifier;
 
-/// Prefix of all keys of this deployment.
+/// Prefix of all keys of this deployment: a string, the first element of each key's tuple.
 pub const ROOT: &str = "millrace";
 
 /// Everything that can be set.
