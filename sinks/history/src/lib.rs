@@ -34,8 +34,8 @@
 //! keys, chunks that are too many and a dead letter that is cured are. Records that are not made again keep rows and
 //! lineage entries as they are.
 //!
-//! A transaction swaps as many records as fit into [`TRANSACTION_BYTES`] and [`TRANSACTION_RECORDS_MAX`] and takes the
-//! lineages of at most 256 transactions with it. It compares `applied`, the job, and each lineage that it replaces with the
+//! A transaction swaps as many records as fit into [`TRANSACTION_BYTES`] and [`TRANSACTION_RECORDS_MAX`], of at most 256
+//! lineages. It compares `applied`, the job, and each lineage that it replaces with the
 //! bytes that this rewriter read. So a revision that is taken in fences it, and of two rewriters one; the live loop writes
 //! no lineage before a cursor and meets a rewriter only where a partition begins, which changes `applied`. A job moves with
 //! the last of the transactions: after a crash in between it makes the same records again and ends the same.
