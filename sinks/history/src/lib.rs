@@ -1,7 +1,10 @@
 //! The device history: every row by (device, newest first), in a [`Keyspace`](millrace_keyspace::Keyspace).
 //!
 //! * [`HistoryStore`]: the [`Store`](millrace_rows::Store) that the engine's loop drives.
-//! * [`HistoryReader`]: queries: a device's page, dead letters, state, all rows.
+//! * [`HistoryRewriter`]: the [`Rewriter`](millrace_rows::Rewriter) that makes records again, beside the store.
+//! * [`HistoryReader`]: queries: a device's page, dead letters, state, all rows; for verification the rows of a range of
+//!   records as the lineage has them ([`HistoryView::materialized`]) and whether it covers each once
+//!   ([`HistoryView::lineage_faults`]).
 //! * [`keys`], [`lineage`], [`codec`], [`value`]: the stored form, for whoever rewrites part of it.
 //!
 //! # Keys
@@ -25,6 +28,23 @@
 //! `applied` also holds the number of partitions that have a cursor: the first transaction of a partition changes it, so
 //! that a writer that takes in a revision can't miss a partition which another writer has begun.
 //!
+//! # Rewriting
+//! A record that is made again gives its old rows, which the lineage names, for its new ones in one transaction: within a
+//! snapshot nobody sees it twice or not at all. What is put again under the same key is not cleared first; rows under other
+//! keys, chunks that are too many and a dead letter that is cured are. Records that are not made again keep rows and
+//! lineage entries as they are.
+//!
+//! A transaction swaps as many records as fit into [`TRANSACTION_BYTES`] and [`TRANSACTION_RECORDS_MAX`], of at most 256
+//! lineages. It compares `applied`, the job, and each lineage that it replaces with the
+//! bytes that this rewriter read. So a revision that is taken in fences it, and of two rewriters one; the live loop writes
+//! no lineage before a cursor and meets a rewriter only where a partition begins, which changes `applied`. A job moves with
+//! the last of the transactions: after a crash in between it makes the same records again and ends the same.
+//!
+//! A lineage that would no longer be a single value is cut into several; none is written in chunks but that of a single
+//! record. This is what makes it enough to compare the head of one that the live loop left in chunks. A single record may
+//! use all of the keyspace's 1 MB; if its lineage leaves no room for that, it first gets one of its own, by a transaction
+//! that changes no row. A record that still finds no room stops the rewriter with its place.
+//!
 //! # Recovery
 //! There is none to do: a keyspace batch is there whole or not at all. After any error the store forgets what was staged;
 //! `load` reads the cursors, which tell how far the commit came.
@@ -32,6 +52,9 @@
 //! # Failpoints (feature `failpoints`)
 //! * `history::commit::before`: abort before a transaction is sent.
 //! * `history::commit::between`: abort after a transaction is committed, before the next. `2*off->return` lets two pass.
+//! * `history::rewrite::before`: abort before a transaction of a rewriter is sent.
+//! * `history::rewrite::between`: abort after a transaction of a rewriter is committed, before the next; after the last
+//!   one too.
 
 pub mod codec;
 mod encode;

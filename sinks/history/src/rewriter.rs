@@ -24,6 +24,9 @@ use crate::swap::{add, isolate, swap};
 /// takes a fraction of a second.
 pub const REWRITE_RECORDS_MAX: u64 = 4096;
 
+/// Most lineages that one transaction replaces: each is looked up by itself, and a snapshot of a cluster lives for seconds.
+const TRANSACTION_LINEAGES_MAX: usize = 256;
+
 const JOB_PAGE: usize = 100;
 
 /// The device history as a [`Rewriter`]. What its transactions are is described in the [crate's documentation](crate).
@@ -220,6 +223,8 @@ struct Open {
     bytes: usize,
     /// Records in it.
     records: u64,
+    /// Lineages that were looked up for it.
+    lineages: usize,
     /// Whether something changes.
     begun: bool,
 }
@@ -229,7 +234,7 @@ impl Open {
         let batch = Batch { compares: compares.to_vec(), writes: Vec::new() };
         let moves = Batch { compares: Vec::new(), writes: vec![move_job.clone()] };
         let bytes = batch.size_bytes() + moves.size_bytes();
-        Self { limits, batch, bytes, records: 0, begun: false }
+        Self { limits, batch, bytes, records: 0, lineages: 0, begun: false }
     }
 
     /// Whether so much more stays below where transactions are cut.
@@ -264,6 +269,10 @@ async fn fill(
         // Nothing that this transaction changes lies at or behind it.
         let mut from = 0;
         while let Some(record) = staged.records.front() {
+            if open.lineages == TRANSACTION_LINEAGES_MAX {
+                return Ok(());
+            }
+            open.lineages += 1;
             let offset = record.offset;
             let found = covering(snapshot, keys, partition, offset, from).await.map_err(read_error)?;
             let Some(stored) = found else {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millrace_history::{
-    Counts, EventFilter, HistoryPage, HistoryReader, HistoryStore, Keys, PAGE_BYTES_MAX, PAGE_ROWS_MAX, PageRequest,
+    Counts, EventFilter, HistoryPage, HistoryReader, HistoryStore, Keys, LINEAGES_MAX, LineageFaults,
+    MATERIALIZED_BYTES_MAX, MATERIALIZED_RECORDS_MAX, MaterializedPage, PAGE_BYTES_MAX, PAGE_ROWS_MAX, PageRequest,
     ReadError,
 };
 use millrace_keyspace::conformance::seed;
@@ -223,4 +224,100 @@ async fn damage_is_named_by_its_key() {
             other => panic!("{expected}: {other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn the_rows_of_records_are_found_by_the_lineage() {
+    let mut random = support::random(seed());
+    let log = Log::random(2, 700, &mut random);
+    let (keyspace, reader) = filled(std::slice::from_ref(&log)).await;
+    let view = reader.view().await.unwrap();
+    for _ in 0..20 {
+        let offsets = random.random_range(0..log.end())..random.random_range(0..log.end() + 100);
+        let page = view.materialized(2, offsets.clone()).await.unwrap();
+        let end = page.next.unwrap_or(offsets.end);
+        let expected = log.rows(offsets.start..end.max(offsets.start), |_| 0);
+        let found: Vec<_> =
+            page.rows.iter().map(|row| (row.key.clone(), row.row.as_deref().unwrap().to_vec())).collect();
+        let bytes = encoded(2, &expected);
+        assert!(found == expected.iter().map(|row| row.key(2)).zip(bytes).collect::<Vec<_>>(), "{offsets:?}");
+        assert!(page.rows.iter().all(|row| row.revision == 0));
+        let letters = view.dead_letters_of(2, offsets.clone(), 10_000).await.unwrap().letters;
+        assert_eq!(letters, log.dead(offsets.start..offsets.end.max(offsets.start), |_| 0));
+    }
+    assert_eq!(view.materialized(9, 0..100).await.unwrap(), MaterializedPage::default());
+
+    // A row that is gone is said to be gone, whole or in chunks.
+    let rows = log.rows(0..u64::MAX, |_| 0);
+    let in_chunks = |row: &&PlacedRow| row.row.text.len() > 90_000;
+    let gone = [rows.iter().find(in_chunks), rows.iter().find(|row| !in_chunks(row))];
+    for gone in gone.into_iter().flatten().map(|row| row.key(2)) {
+        let range = Keys::new(ROOT).row_range(&gone);
+        let write = Write::Clear(range.start.into(), range.end.into());
+        keyspace.commit(Batch { compares: vec![], writes: vec![write] }).await.unwrap();
+        let page = reader.view().await.unwrap().materialized(2, gone.offset..gone.offset + 1).await.unwrap();
+        let found = page.rows.iter().filter(|found| found.key == gone);
+        assert_eq!(found.map(|found| found.row.clone()).collect::<Vec<_>>(), [None]);
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_records_is_bounded_and_leaves_gaps_out() {
+    let row = |n: i64| Row { device: "d".into(), time: n, kind: "track", event: "open", text: "x".repeat(200_000) };
+    let mut log = Log::of_rows(0, (0..100).map(row));
+    let small = |n: u64| (1_000_000_000 + n, support::Outcome::Rows(vec![Row { text: String::new(), ..row(1) }]));
+    log.records.extend((0..MATERIALIZED_RECORDS_MAX + 5).map(small));
+    let (_, reader) = filled(std::slice::from_ref(&log)).await;
+    let view = reader.view().await.unwrap();
+    let (mut next, mut pages, mut keys) = (Some(0), 0, Vec::new());
+    while let Some(from) = next {
+        let page = view.materialized(0, from..u64::MAX).await.unwrap();
+        assert!(page.rows.len() as u64 <= MATERIALIZED_RECORDS_MAX);
+        let bytes: usize = page.rows.iter().map(|row| row.row.as_ref().unwrap().len()).sum();
+        assert!(bytes < MATERIALIZED_BYTES_MAX + 65 * 201_000, "{bytes}");
+        keys.extend(page.rows.into_iter().map(|row| row.key));
+        next = page.next;
+        pages += 1;
+    }
+    assert!(keys == log.rows(0..u64::MAX, |_| 0).iter().map(|row| row.key(0)).collect::<Vec<_>>());
+    assert!(pages < 8, "{pages}");
+}
+
+#[tokio::test]
+async fn faults_of_the_lineage_are_found() {
+    let row = |n: i64| Row { device: "d".into(), time: n, kind: "track", event: "open", text: String::new() };
+    let count = LINEAGES_MAX as u64 + 500;
+    let log = Log::of_rows(0, (0..count as i64).map(row));
+    let keyspace: Arc<dyn Keyspace> = Arc::new(MemoryKeyspace::default());
+    let mut store = HistoryStore::new(keyspace.clone(), ROOT).with_transactions_of(usize::MAX, 1);
+    store.load().await.unwrap();
+    store.stage(log.slice(0, count as usize, 0).unwrap()).await.unwrap();
+    store.commit().await.unwrap();
+    let reader = HistoryReader::new(keyspace.clone(), ROOT);
+    let faults = async |offsets: std::ops::Range<u64>| {
+        let (mut all, mut from) = (LineageFaults::default(), Some(offsets.start));
+        while let Some(start) = from {
+            let found = reader.view().await.unwrap().lineage_faults(0, start..offsets.end).await.unwrap();
+            all.gaps.extend(found.gaps);
+            all.overlaps.extend(found.overlaps);
+            from = found.next;
+        }
+        all
+    };
+    assert_eq!(faults(0..count).await, LineageFaults::default());
+    let keys = Keys::new(ROOT);
+    let lineage = |offsets| millrace_history::lineage::encode::<String>(offsets, &[]).into();
+    let writes = vec![
+        Write::Delete(keys.lineage(0, 7)),
+        Write::Delete(keys.lineage(0, 8)),
+        Write::Delete(keys.lineage(0, count - 1)),
+        Write::Put(keys.lineage(0, 20), lineage(20..23)),
+        Write::Put(keys.lineage(0, LINEAGES_MAX as u64 + 100), lineage(0..2)),
+    ];
+    keyspace.commit(Batch { compares: vec![], writes }).await.unwrap();
+    let found = faults(0..count + 3).await;
+    assert_eq!(found.gaps, [7..9, count - 1..count + 3]);
+    assert_eq!(found.overlaps, [21..22, 22..23, LINEAGES_MAX as u64 + 101..LINEAGES_MAX as u64 + 102]);
+    assert_eq!(faults(21..22).await.overlaps, vec![21..22]);
+    assert_eq!(faults(8..15).await.gaps, vec![8..9]);
 }
