@@ -13,6 +13,7 @@ use millrace_delta::{DeltaStore, Options};
 use millrace_rows::{Job, Reason, Rewrite, Rewriter, Store, StoreError};
 
 #[path = "../tests/common/mod.rs"]
+#[allow(clippy::unwrap_used, reason = "the tests' way of making rows")]
 mod common;
 
 const ROWS: u64 = 1_000_000;
