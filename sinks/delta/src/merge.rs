@@ -311,3 +311,28 @@ fn by_partition(rows: RecordBatch) -> Result<Vec<(u32, RecordBatch)>, StoreError
     };
     parts.into_iter().map(part).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(offsets: Option<(i64, i64)>) -> Source {
+        let path = format!("{offsets:?}");
+        Source::whole(DataFile { path, date: None, bytes: 1, rows: None, partitions: None, offsets })
+    }
+
+    #[test]
+    fn files_that_follow_on_each_other_are_one_run_and_too_many_at_once_are_parted() {
+        let row = (0..100).rev().map(|n| source(Some((n * 10, n * 10 + 9))));
+        let runs = in_runs(row.collect());
+        assert_eq!(runs.len(), 1);
+        assert!(runs[0].is_sorted_by_key(|source| source.bounds()));
+
+        let open = OPEN_MAX as i64;
+        let all_at_once = in_runs((0..open + 3).map(|n| source(Some((n, 1000)))).collect());
+        assert_eq!(all_at_once.iter().map(Vec::len).collect::<Vec<_>>(), [OPEN_MAX, 3]);
+        let unknown = in_runs((0..open + 1).map(|_| source(None)).collect());
+        assert_eq!(unknown.len(), 2, "a file without statistics overlaps all");
+        assert!(in_runs(Vec::new()).is_empty());
+    }
+}

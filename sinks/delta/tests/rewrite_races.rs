@@ -248,6 +248,59 @@ async fn a_disk_that_is_full_for_a_while_harms_no_correction() {
     assert_eq!(read_table(&store.reader()).await, rows);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn live_commits_a_rewriter_and_two_compactions_at_once_come_to_the_same_rows() {
+    let _scenario = FailScenario::setup();
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, mut rows) = table(directory.path()).await;
+    let path = directory.path().to_owned();
+    let live: Vec<_> = (0..30).map(|n| slice_with(0, 80 + n * 10, 10, 2, 1, &[])).collect();
+    let slices = live.clone();
+    let appends = tokio::spawn(async move {
+        for slice in slices {
+            store.stage(slice).await.unwrap();
+            store.commit().await.unwrap();
+        }
+        store
+    });
+    let compactions: Vec<_> = (0..2)
+        .map(|_| {
+            let path = path.clone();
+            tokio::spawn(async move {
+                let maintainer = open_with(&path, compacting()).await.maintainer();
+                let mut done = (0, 0);
+                for _ in 0..15 {
+                    let compacted = maintainer.compact().await.unwrap();
+                    done = (done.0 + compacted.commits, done.1 + compacted.conflicts);
+                }
+                done
+            })
+        })
+        .collect();
+    let other = open(&path).await;
+    let mut fenced = 0;
+    for below in [80, 70, 60, 50, 40, 30, 20, 10] {
+        let left = (below > 10).then_some((0, below - 10));
+        while let Err(error) = work(&other, &step(below - 10..below), left.as_slice()).await {
+            assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+            fenced += 1;
+            assert!(fenced < 500, "no progress");
+        }
+        replace(&mut rows, &step(below - 10..below));
+    }
+    let store = appends.await.unwrap();
+    for slice in live {
+        canonical(&[slice.rows], &mut rows);
+    }
+    for compaction in compactions {
+        let (commits, conflicts) = compaction.await.unwrap();
+        println!("{commits} compactions, {conflicts} in vain");
+    }
+    println!("the rewriter was fenced {fenced} times");
+    assert_eq!(read_table(&store.reader()).await, rows);
+    assert!(nothing_is_left_over(&path));
+}
+
 /// What the child does: works off the job in four steps from its end, then compacts.
 async fn work_off(table: &str) {
     let store = DeltaStore::open(table, compacting()).await.unwrap();
