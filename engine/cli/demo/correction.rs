@@ -23,7 +23,8 @@ pub struct Damage {
 /// What is wrong with the last hour of the one device, and of a device that it took events from.
 pub async fn damage(client: &Client, device: &str) -> Result<Damage> {
     let query = [("last", Some("65m")), ("limit", Some("1000"))];
-    let (page, own) = (client.get(&events_path(BAD_DEVICE, &query)).await?, client.get(&events_path(device, &query)).await?);
+    let (page, own) =
+        (client.get(&events_path(BAD_DEVICE, &query)).await?, client.get(&events_path(device, &query)).await?);
     let events = |page: &Value| page["events"].as_array().cloned().unwrap_or_default();
     let (events, own) = (events(&page), events(&own));
     let people: std::collections::BTreeSet<&str> =
