@@ -51,10 +51,15 @@ fn wait_applied(server: &Server) {
 
 /// `millrace verify` on a data directory: whether it exits with success, and what it says.
 fn verify(data_dir: &Path, arguments: &[&str]) -> (bool, Value) {
+    command(data_dir, &[&["verify"], arguments].concat())
+}
+
+/// A command on a data directory.
+fn command(data_dir: &Path, arguments: &[&str]) -> (bool, Value) {
     let done = Command::new(env!("CARGO_BIN_EXE_millrace"))
-        .args(["verify", "--json", "--data-dir"])
-        .arg(data_dir)
         .args(arguments)
+        .args(["--json", "--data-dir"])
+        .arg(data_dir)
         .env("MILLRACE_PIPELINE__COMPILED_DIR", common::compiled_dir())
         .current_dir(data_dir)
         .output()
@@ -155,9 +160,9 @@ fn who_reads_meanwhile_sees_every_event_once() {
     Audit::of(dir.path()).assert_agree();
 }
 
-/// A change of one store behind the engine's back is found.
+/// A change of one store behind the engine's back is found, and a rebuild mends it.
 #[test]
-fn verify_finds_what_is_planted() {
+fn verify_finds_what_is_planted_and_a_rebuild_mends_it() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     send(&server, "plant", 700);
@@ -177,6 +182,11 @@ fn verify_finds_what_is_planted() {
         assert!(!same && report["stores"]["history"]["differences"] == 1, "{plant:?}: {report:#}");
         assert_eq!(report["stores"]["delta"]["differences"], 0, "{plant:?}: {report:#}");
         assert_eq!(report["first"][0]["what"], plant.told(), "{report:#}");
+        let (done, answer) = command(copy.path(), &["rebuild", "history"]);
+        assert!(done, "{answer:#}");
+        let (same, report) = verify(copy.path(), &["--full"]);
+        // Nothing leads a rebuild to a row that no record accounts for.
+        assert_eq!(same, plant != Plant::Extra, "{plant:?}: {report:#}");
     }
     for doubled in [false, true] {
         let copy = copy_of(dir.path());
@@ -184,6 +194,10 @@ fn verify_finds_what_is_planted() {
         let (same, report) = verify(copy.path(), &["--store", "delta"]);
         assert!(!same && report["stores"]["delta"]["differences"] == rows, "{rows} rows: {report:#}");
         assert_eq!(report["first"][0]["what"], if doubled { "doubled" } else { "missing" });
+        let (done, answer) = command(copy.path(), &["rebuild", "delta"]);
+        assert!(done, "{answer:#}");
+        let (same, report) = verify(copy.path(), &["--full"]);
+        assert!(same, "{report:#}");
     }
 }
 

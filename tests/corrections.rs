@@ -205,8 +205,10 @@ async fn history(seed: u64) -> u64 {
         if random.random_range(0..4) == 0 {
             check(&engine, &format!("seed {seed}, step {step}")).await;
         }
-        if random.random_range(0..6) == 0 {
-            engine.maintainer().compact().await.unwrap();
+        match random.random_range(0..12) {
+            0 | 1 => drop(engine.maintainer().compact().await.unwrap()),
+            2 => engine.rebuild(["delta", "history"][random.random_range(0..2)]).await.unwrap(),
+            _ => {}
         }
     }
     check(&engine, &format!("seed {seed}, at the end")).await;

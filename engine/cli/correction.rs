@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use millrace_pipeline::rematerialize::REBUILD;
 use serde_json::{Map, Value, json};
 
 use crate::access::printable;
@@ -331,6 +332,53 @@ pub fn show_report(report: &Value) -> String {
     out +=
         if report["differences"] == json!(0) { "the stores hold what the log says\n" } else { "THE STORES DIFFER\n" };
     out
+}
+
+/// `millrace rebuild`.
+pub async fn rebuild(client: &Client, store: &str, no_wait: bool, json: bool) -> Result<()> {
+    let noted = client.post_json("/v1/rebuilds", &json!({"store": store})).await?;
+    if no_wait {
+        println!("{}", if json { noted.to_string() } else { format!("{store} is being rebuilt: see millrace status") });
+        return Ok(());
+    }
+    let began = Instant::now();
+    loop {
+        let status = client.get("/v1/status").await?;
+        let place = &status["stores"][store];
+        if let Some(problem) = place["problem"].as_str() {
+            bail!("the rebuild of {store} does not go on: {problem}");
+        }
+        let job = place["jobs"].as_array().into_iter().flatten().find(|job| job["revision"] == json!(REBUILD));
+        match job {
+            None if json => println!("{}", json!({"store": store, "seconds": began.elapsed().as_secs_f64()})),
+            None => println!("{store} is rebuilt, {:.1} s", began.elapsed().as_secs_f64()),
+            Some(job) => {
+                if let Some(problem) = job["problem"].as_str() {
+                    bail!("the rebuild of {store} does not go on: {problem}");
+                }
+                tokio::time::sleep(PROGRESS_EVERY).await;
+                continue;
+            }
+        }
+        return Ok(());
+    }
+}
+
+/// `millrace compact`.
+pub async fn compact(client: &Client, json: bool) -> Result<()> {
+    let done = client.post_json("/v1/compactions", &json!({})).await?;
+    if json {
+        println!("{done}");
+    } else {
+        let number = |key: &str| thousands(done[key].as_u64().unwrap_or(0));
+        println!(
+            "{} files became {}, in {} commits",
+            number("files_removed"),
+            number("files_added"),
+            number("commits")
+        );
+    }
+    Ok(())
 }
 
 /// `millrace dead-letters`.

@@ -89,6 +89,16 @@ enum Command {
     Corrections,
     /// Compares both stores with what the log and the timeline say they hold. Exits with 1 where they differ.
     Verify(correction::VerifyArgs),
+    /// Makes every row of one store again from the log, beside the other and beside live traffic.
+    Rebuild {
+        /// delta or history.
+        store: String,
+        /// Do not wait until it is done.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Puts small files of the Delta table together; a server does it by itself each hour.
+    Compact,
     /// Lists the events that reached no store, by step and code.
     DeadLetters,
     /// Makes, builds, tests, measures, stores and lists plugins, and shows what they say.
@@ -230,6 +240,16 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             let result = correction::verify(&client, &args, global.json).await;
             client.close().await?;
             return result;
+        }
+        Command::Rebuild { store, no_wait } => {
+            let client = Client::open(&global, &config, true).await?;
+            let result = correction::rebuild(&client, &store, no_wait, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Compact => {
+            let client = Client::open(&global, &config, false).await?;
+            let result = correction::compact(&client, global.json).await;
+            client.close().await.and(result)?;
         }
         Command::DeadLetters => {
             let client = Client::open(&global, &config, false).await?;

@@ -9,7 +9,7 @@ use axum::{Extension, Json};
 use millrace_pipeline::correction::preview::{PREVIEW_RECORDS, PREVIEW_RECORDS_MAX};
 use millrace_pipeline::correction::{Bound, ChangeSource, CorrectionError, CorrectionSource, RangeSource};
 use millrace_pipeline::tokens::Principal;
-use millrace_pipeline::verify::{VerifyError, VerifyOptions};
+use millrace_pipeline::verify::{STORES, VerifyError, VerifyOptions};
 use millrace_timeline::Filter;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -289,4 +289,41 @@ pub(crate) async fn verify(
         other => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "verify_failed", other.to_string()),
     })?;
     Ok(Json(json!(report)))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RebuildBody {
+    store: String,
+}
+
+/// `POST /v1/rebuilds`: `{"store": "delta"}`. Answers once it is durably noted; `/v1/status` has what is left.
+pub(crate) async fn rebuild(
+    State(api): State<Api>,
+    Extension(principal): Extension<Principal>,
+    body: Result<Json<RebuildBody>, JsonRejection>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let Json(RebuildBody { store }) = body.map_err(|error| ApiError::bad_request("bad_body", error.body_text()))?;
+    if !STORES.contains(&store.as_str()) {
+        let message = format!("there is no store {store:?}: it is one of {}", STORES.join(", "));
+        return Err(ApiError::bad_request("bad_store", message));
+    }
+    api.engine.rebuild(&store).await.map_err(|error| ApiError::busy(error.to_string()))?;
+    api.engine.tokens().audit(&principal, "store.rebuild", store.clone(), None).await;
+    Ok((StatusCode::ACCEPTED, Json(json!({"store": store, "state": "rebuilding"}))))
+}
+
+/// `POST /v1/compactions`: puts small files of the table together. Answers once it is done.
+pub(crate) async fn compact(
+    State(api): State<Api>,
+    Extension(principal): Extension<Principal>,
+) -> Result<Json<Value>, ApiError> {
+    let compacted = api.engine.maintainer().compact().await.map_err(|error| ApiError::busy(error.to_string()))?;
+    api.engine.tokens().audit(&principal, "table.compact", "delta", None).await;
+    Ok(Json(json!({
+        "commits": compacted.commits,
+        "files_removed": compacted.files_removed,
+        "files_added": compacted.files_added,
+        "bytes_removed": compacted.bytes_removed,
+    })))
 }

@@ -120,6 +120,8 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/tables/{name}/{version}", delete(plugins::delete_table));
     let write_pipeline = Router::new()
         .route("/v1/pipeline", put(pipeline::set))
+        .route("/v1/rebuilds", post(corrections::rebuild))
+        .route("/v1/compactions", post(corrections::compact))
         .route("/v1/verify", post(corrections::verify))
         .route("/v1/previews", post(corrections::preview))
         .route("/v1/corrections", post(corrections::correct))

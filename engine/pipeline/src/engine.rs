@@ -6,6 +6,7 @@
 //! <data dir>/secrets/     secrets that plugin configurations name
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use millrace_plugin_host::{HostOptions, PluginHost};
 use millrace_rows::{Rewriter, Store, StoreError};
 use millrace_timeline::access::PauseEntry;
 use millrace_timeline::{Catalogue, CatalogueError, Timeline};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::Clock;
@@ -34,7 +35,7 @@ use crate::pause::Pause;
 use crate::pipeline::{PipelineError, PipelinePolicy, StepSource};
 use crate::processor::{Processor, ProcessorOptions};
 use crate::progress::Progress;
-use crate::rematerialize::{Rematerializer, job_progress};
+use crate::rematerialize::{REQUESTS_MAX, RebuildRequest, Rematerializer, job_progress};
 use crate::secrets::{SecretError, Secrets};
 use crate::status::{self, LogStatus, Status};
 use crate::tokens::Tokens;
@@ -169,6 +170,8 @@ pub struct Engine {
     pub(crate) sample_key: String,
     stores: Mutex<Vec<(Box<dyn Store>, CommitPolicy)>>,
     rewriters: Mutex<Vec<Box<dyn Rewriter>>>,
+    /// Where a store's loop is asked for a rebuild, by store.
+    rebuilds: Mutex<BTreeMap<&'static str, mpsc::Sender<RebuildRequest>>>,
     shutdown: watch::Sender<bool>,
     loops: tokio::sync::Mutex<JoinSet<()>>,
     kept: Mutex<Vec<Box<dyn std::any::Any + Send>>>,
@@ -255,6 +258,7 @@ impl Engine {
             sample_key: format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
             stores: Mutex::new(stores),
             rewriters: Mutex::new(rewriters),
+            rebuilds: Mutex::default(),
             shutdown: watch::Sender::new(false),
             loops: tokio::sync::Mutex::default(),
             kept: Mutex::default(),
@@ -282,7 +286,10 @@ impl Engine {
             loops.spawn(materializer.run(wrap(store), policy));
         }
         for rewriter in std::mem::take(&mut *self.rewriters.lock().unwrap_or_else(PoisonError::into_inner)) {
+            let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+            self.rebuilds.lock().unwrap_or_else(PoisonError::into_inner).insert(rewriter.name(), sender);
             let rematerializer = Rematerializer {
+                requests,
                 processor: self.processor.clone(),
                 progress: self.progress.clone(),
                 metrics: self.metrics.clone(),
@@ -310,7 +317,7 @@ impl Engine {
         for mut rewriter in rewriters {
             let backlog = rewriter.load().await?;
             let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, job)).collect();
-            self.progress.report_jobs(rewriter.name(), jobs);
+            self.progress.report_jobs(rewriter.name(), backlog.state.applied, jobs);
         }
         Ok(())
     }
@@ -336,7 +343,7 @@ impl Engine {
     }
 
     /// Offsets past the last record of each partition.
-    pub async fn log_ends(&self) -> Result<std::collections::BTreeMap<u32, u64>, EngineError> {
+    pub async fn log_ends(&self) -> Result<BTreeMap<u32, u64>, EngineError> {
         let bounds = status::bounds(self.log.as_ref()).await?;
         Ok((0..).zip(bounds.iter().map(|bounds| bounds.end)).collect())
     }
@@ -352,6 +359,23 @@ impl Engine {
     pub async fn settle(&self) -> Result<(), String> {
         let head = self.timeline.borrow().head();
         self.progress.wait_for_revision(head).await
+    }
+
+    /// Has every row of one store made again from the log, beside the other and beside live traffic. Returns once that is
+    /// durably noted; [`Progress`] tells how far it has come.
+    ///
+    /// # Errors
+    /// When there is no such store, its loop has stopped, or the store can't be written.
+    pub async fn rebuild(&self, store: &str) -> Result<(), StoreError> {
+        let refused = |store, detail: &str| StoreError::Unavailable { store, detail: detail.to_owned() };
+        let sender = self.rebuilds.lock().unwrap_or_else(PoisonError::into_inner).get(store).cloned();
+        let Some(sender) = sender else {
+            return Err(StoreError::Broken { store: "rebuild", detail: format!("there is no store {store:?}") });
+        };
+        let (answer, noted) = tokio::sync::oneshot::channel();
+        let gone = |_| refused("rebuild", "the store's loop has stopped");
+        sender.try_send(answer).map_err(|_| refused("rebuild", "other rebuilds wait already"))?;
+        noted.await.map_err(gone)?
     }
 
     /// What an operator sees.

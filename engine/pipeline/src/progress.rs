@@ -119,15 +119,17 @@ impl Progress {
         });
     }
 
-    /// Makes known what is left of a store's jobs. What is known of each beside that stays.
-    pub(crate) fn report_jobs(&self, store: &'static str, jobs: Vec<JobProgress>) {
+    /// Makes known what is left of a store's jobs, as of a look at it when it had applied `applied`: jobs of later revisions
+    /// stay. What is known of each beside that stays, too.
+    pub(crate) fn report_jobs(&self, store: &'static str, applied: u64, jobs: Vec<JobProgress>) {
         self.update(store, |progress| {
             let before = progress.jobs.take().unwrap_or_default();
             let known = |job: JobProgress| {
                 let before = before.get(&job.revision).cloned().unwrap_or_default();
                 (job.revision, JobProgress { left: job.left, revision: job.revision, ..before })
             };
-            progress.jobs = Some(jobs.into_iter().map(known).collect());
+            let later = before.range(applied.saturating_add(1)..).map(|(revision, job)| (*revision, job.clone()));
+            progress.jobs = Some(jobs.into_iter().map(known).chain(later).collect());
         });
     }
 
@@ -276,7 +278,9 @@ mod tests {
         let job = JobProgress { revision: 2, left: BTreeMap::from([(0, 3..5)]), ..JobProgress::default() };
         progress.expect_job("delta", job);
         assert_eq!(progress.released_below(0), Some(3), "a job needs the log");
-        progress.report_jobs("delta", vec![]);
+        progress.report_jobs("delta", 1, vec![]);
+        assert_eq!(progress.released_below(0), Some(3), "a look at the store before it had the job");
+        progress.report_jobs("delta", 2, vec![]);
         assert_eq!(progress.released_below(0), Some(5));
     }
 

@@ -19,15 +19,23 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
 use millrace_timeline::Timeline;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::materialize::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, release, stopped};
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
 use crate::progress::{JobProgress, Progress};
 
+/// The revision whose job is a rebuild: it covers every record, and taking it in never leaves a job, since nothing was
+/// written before.
+pub const REBUILD: u64 = 1;
+/// Rebuilds that wait to be noted.
+pub(crate) const REQUESTS_MAX: usize = 4;
+
+/// Asks a store's loop to make all of its rows again.
+pub(crate) type RebuildRequest = tokio::sync::oneshot::Sender<Result<(), StoreError>>;
+
 /// What the loop works with.
-#[derive(Clone)]
 pub struct Rematerializer {
     /// Reads and transforms.
     pub processor: Arc<Processor>,
@@ -35,6 +43,8 @@ pub struct Rematerializer {
     pub progress: Progress,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Rebuilds that are asked for.
+    pub(crate) requests: mpsc::Receiver<RebuildRequest>,
     /// Becomes true when the engine stops: the loop returns at once, what is staged is made again at the next start.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -116,6 +126,13 @@ impl Rematerializer {
                 Err(error) => return error.into(),
             };
             self.report(rewriter.name(), &backlog).await;
+            while let Ok(request) = self.requests.try_recv() {
+                match note(rewriter, &backlog, request).await {
+                    Ok(noted) => backlog = noted,
+                    Err(error) => return error.into(),
+                }
+                self.report(rewriter.name(), &backlog).await;
+            }
             while let Some(job) = backlog.jobs.first().cloned() {
                 self.processor.pause().wait_running().await;
                 match self.portion(rewriter, &backlog, &job).await {
@@ -129,9 +146,12 @@ impl Rematerializer {
             let newer = |snapshot: &crate::progress::Snapshot| {
                 snapshot.get(name).is_some_and(|store| store.applied > backlog.state.applied)
             };
-            if progress.wait_for(newer).await.is_err() {
-                // The engine is gone, and the shutdown with it.
-                std::future::pending::<()>().await;
+            tokio::select! {
+                // An error means that the engine is gone, and the shutdown comes.
+                gone = async { progress.wait_for(newer).await.is_err() } => if gone { std::future::pending::<()>().await },
+                Some(request) = self.requests.recv() => if let Err(error) = note(rewriter, &backlog, request).await {
+                    return error.into();
+                },
             }
         }
     }
@@ -139,7 +159,7 @@ impl Rematerializer {
     async fn report(&self, store: &'static str, backlog: &Backlog) {
         let timeline = self.processor.timeline().borrow().clone();
         let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, job)).collect();
-        self.progress.report_jobs(store, jobs);
+        self.progress.report_jobs(store, backlog.state.applied, jobs);
         // What a job needed is held no more.
         release(&self.progress, self.processor.log().as_ref()).await;
     }
@@ -179,10 +199,11 @@ impl Rematerializer {
                 rewriter.stage(rewrite).await?;
             }
         }
-        let reason = timeline.get(revision).map_or_else(Reason::default, |revision| Reason {
-            author: revision.author.clone(),
-            reason: revision.reason.clone(),
-        });
+        let reason = match timeline.get(revision) {
+            _ if revision == REBUILD => Reason { author: "millrace".into(), reason: "rebuild".into() },
+            Some(revision) => Reason { author: revision.author.clone(), reason: revision.reason.clone() },
+            None => Reason::default(),
+        };
         let after = rewriter.commit(revision, &portion.left, &reason).await?;
         self.metrics.remade(store, remade);
         self.progress.update_job(store, revision, |job| {
@@ -198,6 +219,19 @@ impl Rematerializer {
         }
         Ok(after)
     }
+}
+
+/// Notes a rebuild: the job of revision 1 below every cursor.
+async fn note(rewriter: &mut dyn Rewriter, backlog: &Backlog, request: RebuildRequest) -> Result<Backlog, StoreError> {
+    let below = backlog.state.cursors.iter().map(|(partition, cursor)| (*partition, cursor.next));
+    let noted = rewriter.note(&Job { revision: REBUILD, below: below.collect() }).await;
+    let answer = match &noted {
+        Ok(_) => Ok(()),
+        Err(error) => Err(StoreError::Unavailable { store: rewriter.name(), detail: error.to_string() }),
+    };
+    // Nobody may wait for it any more: it is noted all the same.
+    let _ = request.send(answer);
+    noted
 }
 
 fn failed(revision: u64, store: &'static str, error: SliceError) -> Failed {

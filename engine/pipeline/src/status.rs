@@ -7,7 +7,7 @@ use millrace_rows::LogId;
 use millrace_timeline::access::PauseEntry;
 use serde::Serialize;
 
-use crate::progress::{PartitionProgress, PartitionState, Snapshot};
+use crate::progress::{JobProgress, PartitionProgress, PartitionState, Snapshot};
 
 /// The state of a running engine.
 #[derive(Clone, Debug, Serialize)]
@@ -57,6 +57,8 @@ pub struct StoreStatus {
     pub lag_events: u64,
     /// Age of the oldest of them in the log, in seconds.
     pub lag_seconds: f64,
+    /// What revisions left to be made again and is not done, by revision.
+    pub jobs: Vec<JobProgress>,
     /// Each partition.
     pub partitions: Vec<PartitionStatus>,
 }
@@ -119,6 +121,7 @@ pub(crate) async fn stores(
         let status = StoreStatus {
             applied: store.applied,
             problem: store.problem,
+            jobs: store.jobs.unwrap_or_default().into_values().collect(),
             lag_events: partitions.iter().map(|p| p.lag_events).sum(),
             lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
             partitions,

@@ -218,6 +218,37 @@ impl DeltaRewriter {
         Ok(())
     }
 
+    async fn try_note(&mut self, job: &Job) -> Result<Backlog, StoreError> {
+        let mut position = self.take_position()?;
+        if !position.staged.is_empty() {
+            return Err(broken("a job is noted while rows are staged"));
+        }
+        let state = &position.known.state;
+        let mut markers = vec![(Marker::Applied, as_marker(state.applied).map_err(broken)?)];
+        for (partition, below) in &job.below {
+            let next = state.cursors.get(partition).map_or(0, |cursor| cursor.next);
+            if *below > next {
+                let detail = format!("partition {partition}: a job below {below}, the table stands at {next}");
+                return Err(fenced(detail));
+            }
+            markers.push((Marker::Job(job.revision, *partition), as_marker(*below).map_err(broken)?));
+        }
+        let cause = Correction { revision: job.revision, reason: Reason::default(), remade: Arc::default() };
+        let commit = Commit {
+            id: Uuid::now_v7().to_string(),
+            applied: state.applied,
+            cause: Cause::Correct(cause),
+            partitions: BTreeMap::new(),
+            files: Vec::new(),
+            removes: BTreeMap::new(),
+            markers,
+        };
+        put(&self.table, &mut position.known, &commit, &mut self.outcome_unknown).await?;
+        let backlog = position.backlog();
+        self.position = Some(position);
+        Ok(backlog)
+    }
+
     async fn try_commit(
         &mut self,
         revision: u64,
@@ -339,6 +370,14 @@ impl Rewriter for DeltaRewriter {
         let backlog = position.backlog();
         self.position = Some(position);
         Ok(backlog)
+    }
+
+    async fn note(&mut self, job: &Job) -> Result<Backlog, StoreError> {
+        let noted = self.try_note(job).await;
+        if noted.is_err() {
+            self.forget().await;
+        }
+        noted
     }
 
     async fn stage(&mut self, rewrite: Rewrite) -> Result<(), StoreError> {

@@ -169,6 +169,28 @@ impl HistoryRewriter {
         Ok(self.seen.insert(seen).backlog())
     }
 
+    async fn try_note(&mut self, job: &Job) -> Result<Backlog, StoreError> {
+        let mut seen = self.seen.take().ok_or_else(not_loaded)?;
+        if !self.staged.is_empty() {
+            return Err(fenced("a job can't be noted while records are staged".to_owned()));
+        }
+        let stands = |partition: &u32| seen.state.cursors.get(partition).map_or(0, |(cursor, _)| cursor.next);
+        if let Some((partition, below)) = job.below.iter().find(|(partition, below)| **below > stands(partition)) {
+            let stands = stands(partition);
+            return Err(fenced(format!("partition {partition}: a job below {below}, the store stands at {stands}")));
+        }
+        let key = self.keys.job(job.revision);
+        let before = seen.jobs.get(&job.revision).map(|(_, bytes)| bytes.clone());
+        let bytes = encode_job(job).map_err(|error| broken(format!("a job of revision {}: {error}", job.revision)))?;
+        let batch = Batch {
+            compares: vec![seen.state.compare_applied(&self.keys), Compare { key: key.clone(), expected: before }],
+            writes: vec![Write::Put(key, bytes.clone())],
+        };
+        self.keyspace.commit(batch).await.map_err(write_error)?;
+        seen.jobs.insert(job.revision, (job.clone(), bytes));
+        Ok(self.seen.insert(seen).backlog())
+    }
+
     /// After an error nothing is staged and the state must be loaded again.
     fn settle<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if result.is_err() {
@@ -360,6 +382,11 @@ impl Rewriter for HistoryRewriter {
     async fn load(&mut self) -> Result<Backlog, StoreError> {
         self.forget();
         self.try_load().await
+    }
+
+    async fn note(&mut self, job: &Job) -> Result<Backlog, StoreError> {
+        let result = self.try_note(job).await;
+        self.settle(result)
     }
 
     async fn stage(&mut self, rewrite: Rewrite) -> Result<(), StoreError> {

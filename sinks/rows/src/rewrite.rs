@@ -76,6 +76,13 @@ pub trait Rewriter: Send {
     /// Reads the durable state and forgets whatever was staged.
     async fn load(&mut self) -> Result<Backlog, StoreError>;
 
+    /// Notes a job that no revision has left: rows are to be made again though no chain has changed. A job of the same
+    /// revision that is not done yet gives way to it. Nothing may be staged.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when the job reaches past a cursor, or another writer was faster.
+    async fn note(&mut self, job: &Job) -> Result<Backlog, StoreError>;
+
     /// Takes a range into the next commit. May write, but nothing that a reader sees.
     ///
     /// # Errors
