@@ -290,6 +290,7 @@ impl Engine {
             self.rebuilds.lock().unwrap_or_else(PoisonError::into_inner).insert(rewriter.name(), sender);
             let rematerializer = Rematerializer {
                 requests,
+                asked: Vec::new(),
                 processor: self.processor.clone(),
                 progress: self.progress.clone(),
                 metrics: self.metrics.clone(),
@@ -375,7 +376,7 @@ impl Engine {
         let (answer, noted) = tokio::sync::oneshot::channel();
         let gone = |_| refused("rebuild", "the store's loop has stopped");
         sender.try_send(answer).map_err(|_| refused("rebuild", "other rebuilds wait already"))?;
-        noted.await.map_err(gone)?
+        noted.await.map_err(gone)
     }
 
     /// What an operator sees.

@@ -33,7 +33,7 @@ pub const REBUILD: u64 = 1;
 pub(crate) const REQUESTS_MAX: usize = 4;
 
 /// Asks a store's loop to make all of its rows again.
-pub(crate) type RebuildRequest = tokio::sync::oneshot::Sender<Result<(), StoreError>>;
+pub(crate) type RebuildRequest = tokio::sync::oneshot::Sender<()>;
 
 /// What the loop works with.
 pub struct Rematerializer {
@@ -45,6 +45,8 @@ pub struct Rematerializer {
     pub metrics: Arc<Metrics>,
     /// Rebuilds that are asked for.
     pub(crate) requests: mpsc::Receiver<RebuildRequest>,
+    /// Those that are not noted yet.
+    pub(crate) asked: Vec<RebuildRequest>,
     /// Becomes true when the engine stops: the loop returns at once, what is staged is made again at the next start.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -127,9 +129,17 @@ impl Rematerializer {
             };
             self.report(rewriter.name(), &backlog).await;
             while let Ok(request) = self.requests.try_recv() {
-                match note(rewriter, &backlog, request).await {
+                self.asked.push(request);
+            }
+            if !self.asked.is_empty() {
+                // After an error they are asked again, from a new look at the store.
+                match note(rewriter, &backlog).await {
                     Ok(noted) => backlog = noted,
                     Err(error) => return error.into(),
+                }
+                for request in self.asked.drain(..) {
+                    // Nobody may wait for it any more: it is noted all the same.
+                    let _ = request.send(());
                 }
                 self.report(rewriter.name(), &backlog).await;
             }
@@ -149,9 +159,7 @@ impl Rematerializer {
             tokio::select! {
                 // An error means that the engine is gone, and the shutdown comes.
                 gone = async { progress.wait_for(newer).await.is_err() } => if gone { std::future::pending::<()>().await },
-                Some(request) = self.requests.recv() => if let Err(error) = note(rewriter, &backlog, request).await {
-                    return error.into();
-                },
+                Some(request) = self.requests.recv() => self.asked.push(request),
             }
         }
     }
@@ -222,16 +230,9 @@ impl Rematerializer {
 }
 
 /// Notes a rebuild: the job of revision 1 below every cursor.
-async fn note(rewriter: &mut dyn Rewriter, backlog: &Backlog, request: RebuildRequest) -> Result<Backlog, StoreError> {
+async fn note(rewriter: &mut dyn Rewriter, backlog: &Backlog) -> Result<Backlog, StoreError> {
     let below = backlog.state.cursors.iter().map(|(partition, cursor)| (*partition, cursor.next));
-    let noted = rewriter.note(&Job { revision: REBUILD, below: below.collect() }).await;
-    let answer = match &noted {
-        Ok(_) => Ok(()),
-        Err(error) => Err(StoreError::Unavailable { store: rewriter.name(), detail: error.to_string() }),
-    };
-    // Nobody may wait for it any more: it is noted all the same.
-    let _ = request.send(answer);
-    noted
+    rewriter.note(&Job { revision: REBUILD, below: below.collect() }).await
 }
 
 fn failed(revision: u64, store: &'static str, error: SliceError) -> Failed {
