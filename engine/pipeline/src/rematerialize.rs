@@ -137,11 +137,12 @@ impl Rematerializer {
                     Ok(noted) => backlog = noted,
                     Err(error) => return error.into(),
                 }
+                // Whoever asked and then waits for jobs must find it.
+                self.report(rewriter.name(), &backlog).await;
                 for request in self.asked.drain(..) {
                     // Nobody may wait for it any more: it is noted all the same.
                     let _ = request.send(());
                 }
-                self.report(rewriter.name(), &backlog).await;
             }
             while let Some(job) = backlog.jobs.first().cloned() {
                 self.processor.pause().wait_running().await;

@@ -1,0 +1,187 @@
+//! What corrections cost, as processor time and as ratios within one run.
+//!
+//! ```text
+//! cargo bench --bench corrections [-- EVENTS]
+//! ```
+//!
+//! EVENTS is 200,000 by default. It fills a log, lets both stores take it in, corrects the last hundredth of each
+//! partition, rebuilds both stores, corrects everything, and corrects everything again beside traffic at three tenths of
+//! the rate at which the stores took the log in.
+
+#[path = "../throughput/events.rs"]
+mod events;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millrace_log::{EventLog as _, NewRecord, Record};
+use millrace_pipeline::correction::{ChangeSource, CorrectionSource, RangeSource};
+use millrace_pipeline::engine::{Engine, EngineOptions};
+use millrace_pipeline::pipeline::{PluginSource, StepSource};
+use millrace_pipeline::verify::VerifyOptions;
+use serde_json::json;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+const APPEND: usize = 2000;
+/// Share of the stores' rate at which traffic comes while a correction runs.
+const TRAFFIC: f64 = 0.3;
+
+#[derive(Clone, Copy)]
+struct Took {
+    processor: f64,
+    clock: f64,
+}
+
+/// Processor time of this process, all threads, in seconds.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+struct Meter(f64, Instant);
+
+impl Meter {
+    fn start() -> Self {
+        Self(processor_seconds(), Instant::now())
+    }
+
+    fn stop(self) -> Took {
+        Took { processor: processor_seconds() - self.0, clock: self.1.elapsed().as_secs_f64() }
+    }
+}
+
+fn line(name: &str, events: u64, took: Took) {
+    println!(
+        "{name:<44} {:>8.2} s of a processor {:>8.2} s by the clock {:>10.0} events/s",
+        took.processor,
+        took.clock,
+        events as f64 / took.clock.max(0.001)
+    );
+}
+
+async fn append(engine: &Engine, number: u64, records: &[Record]) -> Result<()> {
+    let batch = records
+        .iter()
+        .map(|record| NewRecord { id: record.id, receipt: record.receipt.clone(), payload: record.payload.clone() })
+        .collect();
+    engine.log().append((number % u64::from(engine.log().partitions())) as u32, batch).await?;
+    Ok(())
+}
+
+/// Brings a correction into force that gives some devices another name; both stores have still to apply it.
+async fn correct(engine: &Engine, mark: &str, last: Option<u64>) -> Result<()> {
+    let plugin = PluginSource::Named("rewrite-device-id@0.1.0".parse()?);
+    let step = StepSource::new(plugin, json!({"rules": [{"from_prefix": "d-0000", "to": mark}]}));
+    let source = CorrectionSource {
+        change: ChangeSource::Insert { step, before: None },
+        range: RangeSource { last, ..RangeSource::default() },
+    };
+    let plan = engine.plan_correction(source).await?;
+    engine.correct(&plan, "benchmark", mark).await?;
+    Ok(())
+}
+
+async fn settled(engine: &Engine) -> Result<()> {
+    engine.settle().await.map_err(Into::into)
+}
+
+async fn run(events: usize) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let engine: Arc<Engine> = Engine::open(EngineOptions::at(dir.path())).await?;
+    let records = events::records(events.min(200_000));
+    let count = events as u64;
+    for number in 0..count.div_ceil(APPEND as u64) {
+        let at = (number as usize * APPEND) % records.len();
+        append(&engine, number, &records[at..(at + APPEND).min(records.len())]).await?;
+    }
+    let meter = Meter::start();
+    engine.start().await;
+    engine.drain().await?;
+    let live = meter.stop();
+    line("live: a filled log to both stores", count, live);
+    let meter = Meter::start();
+    let compacted = engine.maintainer().compact().await?;
+    line(&format!("compaction: {} files to {}", compacted.files_removed, compacted.files_added), count, meter.stop());
+
+    let last = count / 100 / u64::from(engine.log().partitions());
+    let meter = Meter::start();
+    correct(&engine, "a-hundredth", Some(last)).await?;
+    let planned = meter.stop();
+    line("planning and checking a correction", 0, planned);
+    let meter = Meter::start();
+    settled(&engine).await?;
+    let hundredth = meter.stop();
+    line("correcting the last hundredth", count / 100, hundredth);
+
+    let mut rebuilt = 0.0;
+    for store in ["delta", "history"] {
+        let meter = Meter::start();
+        engine.rebuild(store).await?;
+        settled(&engine).await?;
+        let took = meter.stop();
+        rebuilt += took.processor;
+        line(&format!("rebuild of {store}"), count, took);
+    }
+    println!(
+        "{:<44} {:>8.2} % of the rebuild of both (bar 5)",
+        "the hundredth, in processor time",
+        hundredth.processor / rebuilt * 100.0
+    );
+
+    let meter = Meter::start();
+    correct(&engine, "everything", None).await?;
+    settled(&engine).await?;
+    let all = meter.stop();
+    line("correcting everything", count, all);
+    println!("{:<44} {:>8.2}x of live, by the clock (bar 1)", "replay", live.clock / all.clock);
+
+    beside_traffic(&engine, &records, count, count as f64 / live.clock * TRAFFIC).await?;
+    let meter = Meter::start();
+    let report = engine.verifier().run(&VerifyOptions::default(), |_| ()).await?;
+    line("verify", report.records, meter.stop());
+    println!("{:<44} {:>8} rows compared, {} differences", "", report.rows_checked, report.differences);
+    engine.stop().await?;
+    if report.differences > 0 { Err("the stores differ".into()) } else { Ok(()) }
+}
+
+/// Corrects everything while events come in at `rate` a second, and looks at how far the stores fall behind.
+async fn beside_traffic(engine: &Arc<Engine>, records: &[Record], count: u64, rate: f64) -> Result<()> {
+    correct(engine, "beside", None).await?;
+    let began = Instant::now();
+    let (mut sent, mut worst, mut settled_after) = (0u64, 0.0f64, None);
+    // While the correction runs, and some seconds more.
+    loop {
+        let now = began.elapsed().as_secs_f64();
+        while (sent as f64) < now * rate {
+            let at = sent as usize % (records.len() - APPEND + 1);
+            append(engine, sent / APPEND as u64, &records[at..at + APPEND]).await?;
+            sent += APPEND as u64;
+        }
+        let status = engine.status().await?;
+        let lag = status.stores.values().map(|store| store.lag_seconds).fold(0.0, f64::max);
+        worst = worst.max(lag);
+        let applied = engine.corrections().first().is_some_and(|correction| correction.state == "applied");
+        if applied && settled_after.is_none() {
+            settled_after = Some(now);
+        }
+        if settled_after.is_some_and(|after| now > after + 3.0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!(
+        "{:<44} {:>8.1} s for {count} events beside {rate:.0} events/s; live lag at most {worst:.2} s (bar 10)",
+        "correcting everything under traffic",
+        settled_after.unwrap_or_default(),
+    );
+    engine.drain().await?;
+    settled(engine).await
+}
+
+fn main() -> Result<()> {
+    let events = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(200_000);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(events))
+}
