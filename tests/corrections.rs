@@ -291,12 +291,18 @@ async fn what_can_not_be_is_refused_before_anything_starts() {
     let wrong_column = RangeSource { filter: Filter::default().with("ua_os", ["x"]), ..RangeSource::default() };
     let no_partition = RangeSource { partitions: [9].into(), ..RangeSource::default() };
     let both = RangeSource { last: Some(5), ..ranges(0, 5) };
+    // Neither of these may reach the timeline: nothing takes it out again.
+    let filtered = |filter: Filter| RangeSource { filter, ..RangeSource::default() };
+    let no_value = filtered(Filter::default().with("app", Vec::<String>::new()));
+    let many_values = filtered(Filter::default().with("app", (0..1001).map(|n| n.to_string())));
     for (change, range, expected) in [
         (remove(), ranges(5, 5), "is empty"),
         (remove(), ranges(9, 5), "is empty"),
         (remove(), no_partition, "no partition 9"),
         (remove(), both, "either last"),
         (remove(), wrong_column, "a filter can't be on"),
+        (remove(), no_value, "lets no value of app through"),
+        (remove(), many_values, "lists 1001 values of app"),
         (unknown_plugin, RangeSource::default(), "no plugin pii-scrub@9.9.9"),
         (not_there, RangeSource::default(), "nothing to do"),
         (ChangeSource::Insert { step: rewrite("x"), before: Some("nobody".into()) }, ranges(0, 5), "nothing to do"),
@@ -306,5 +312,35 @@ async fn what_can_not_be_is_refused_before_anything_starts() {
         assert!(error.contains(expected), "{source:?}: {error}");
     }
     assert_eq!(engine.timeline().head(), head);
+    engine.stop().await.unwrap();
+}
+
+/// A chain that can't go on at some record stops the correction, not the live loops; another correction goes past it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_correction_that_can_not_go_on_says_why_and_another_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).await;
+    ingest(&engine, (0..60).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    engine.drain().await.unwrap();
+    let halting = StepSource { on_error: millrace_plugin_host::OnError::Halt, ..failing() };
+    let source = |change| CorrectionSource { change, range: RangeSource::default() };
+    let stuck = correct(&engine, source(ChangeSource::Insert { step: halting, before: None }), "halts").await.unwrap();
+    let problem = engine.settle().await.unwrap_err();
+    assert!(problem.contains("rewrite-device-id"), "{problem}");
+    let status = &engine.corrections()[0];
+    assert_eq!((status.id, status.state), (stuck, "applying"));
+    assert!(status.stores.values().any(|store| store.problem.is_some()), "{status:?}");
+
+    ingest(&engine, (60..90).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    engine.drain().await.expect("live traffic goes on");
+    let change = ChangeSource::Remove("rewrite-device-id@0.1.0".parse().unwrap());
+    correct(&engine, source(change), "goes past it").await.unwrap();
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    // The problem stands until the store has looked again.
+    while engine.settle().await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the second correction is not applied");
+        tokio::task::yield_now().await;
+    }
+    check(&engine, "mended").await;
     engine.stop().await.unwrap();
 }

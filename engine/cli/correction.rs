@@ -219,6 +219,9 @@ pub async fn wait(client: &Client, id: u64, show: bool) -> Result<Value> {
         if let Some(problem) = problem {
             bail!("correction {id} does not go on: {problem}");
         }
+        if let Some(reason) = now["paused"].as_str() {
+            bail!("correction {id} is in force, and waits: the chain is paused ({reason}); `millrace pipeline resume`");
+        }
         let sum = |key: &str| -> u64 {
             now["stores"].as_object().into_iter().flatten().filter_map(|(_, place)| place[key].as_u64()).sum()
         };
@@ -338,7 +341,14 @@ pub fn show_report(report: &Value) -> String {
 pub async fn rebuild(client: &Client, store: &str, no_wait: bool, json: bool) -> Result<()> {
     let noted = client.post_json("/v1/rebuilds", &json!({"store": store})).await?;
     if no_wait {
-        println!("{}", if json { noted.to_string() } else { format!("{store} is being rebuilt: see millrace status") });
+        println!(
+            "{}",
+            if json {
+                noted.to_string()
+            } else {
+                format!("{store} is being rebuilt; `millrace status` shows what is left")
+            }
+        );
         return Ok(());
     }
     let began = Instant::now();
@@ -403,7 +413,9 @@ pub async fn dead_letters(client: &Client, json: bool) -> Result<()> {
         return Ok(());
     }
     print!("{}", lay_out(&["step", "code", "events", "partition", "first", "last"], &rows));
-    println!("a mended plugin cures them: millrace correct --replace OLD=NEW --from FIRST --to LAST+1 --reason …");
+    println!(
+        "a mended plugin cures them: millrace correct --replace OLD=NEW --partition P --from FIRST --to LAST+1 --reason …"
+    );
     Ok(())
 }
 

@@ -30,9 +30,18 @@ pub fn show(status: &Value) -> String {
         let _ = writeln!(out, "PAUSED    {reason}");
     }
     let mut rows = Vec::new();
-    let mut problems = Vec::new();
+    let (mut jobs, mut problems) = (Vec::new(), Vec::new());
     for (name, store) in status["stores"].as_object().into_iter().flatten() {
         problems.extend(store["problem"].as_str().map(|problem| format!("{name}: {problem}")));
+        for job in store["jobs"].as_array().into_iter().flatten() {
+            let left = job["left"].as_object().into_iter().flatten();
+            let offsets = left.filter_map(|(_, range)| range["end"].as_u64()?.checked_sub(range["start"].as_u64()?));
+            let left = thousands(offsets.sum());
+            jobs.push(format!("{name} makes events again for revision {}: {left} left", job["revision"]));
+            problems.extend(
+                job["problem"].as_str().map(|problem| format!("{name}, revision {}: {problem}", job["revision"])),
+            );
+        }
         for partition in store["partitions"].as_array().into_iter().flatten() {
             let number = |key: &str| thousands(partition[key].as_u64().unwrap_or(0));
             rows.push(vec![
@@ -53,6 +62,9 @@ pub fn show(status: &Value) -> String {
     }
     let head = ["store", "partition", "log end", "cursor", "behind", "seconds", "state"];
     out.push_str(&lay_out(&head, &rows));
+    for job in jobs {
+        let _ = writeln!(out, "{job}");
+    }
     problems.dedup();
     for problem in problems {
         let _ = writeln!(out, "! {problem}");

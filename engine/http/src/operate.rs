@@ -58,6 +58,11 @@ pub(crate) async fn ready(State(api): State<Api>) -> Result<Json<serde_json::Val
     let status = api.engine.status().await.map_err(ApiError::internal)?;
     let mut reasons: Vec<String> = status.paused.into_iter().collect();
     for (name, store) in &status.stores {
+        for job in &store.jobs {
+            if let Some(problem) = &job.problem {
+                reasons.push(format!("{name}, revision {}: {problem}", job.revision));
+            }
+        }
         for partition in &store.partitions {
             if let PartitionState::Stopped { reason } = &partition.state {
                 reasons.push(format!("{name}, partition {}: {reason}", partition.partition));

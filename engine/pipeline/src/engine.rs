@@ -29,7 +29,7 @@ use crate::chains::Chains;
 use crate::diagnostics::{Diagnostics, DiagnosticsOptions};
 use crate::housekeeping;
 use crate::ingest::{Ingest, IngestOptions};
-use crate::materialize::{CommitPolicy, Materializer};
+use crate::materialize::{CommitPolicy, Materializer, release};
 use crate::metrics::Metrics;
 use crate::pause::Pause;
 use crate::pipeline::{PipelineError, PipelinePolicy, StepSource};
@@ -377,6 +377,12 @@ impl Engine {
         let gone = |_| refused("rebuild", "the store's loop has stopped");
         sender.try_send(answer).map_err(|_| refused("rebuild", "other rebuilds wait already"))?;
         noted.await.map_err(gone)
+    }
+
+    /// Tells the log what must stay.
+    pub(crate) async fn hold_log(&self) {
+        let timeline = self.timeline.borrow().clone();
+        release(&self.progress, &timeline, self.log.as_ref()).await;
     }
 
     /// What an operator sees.

@@ -112,7 +112,7 @@ impl Materializer {
         self.progress.report(store.name(), &state, partitions);
         self.progress.restart(store.name());
         // The log does not remember it: a partition to which nothing comes any more must be trimmed after a restart, too.
-        release(&self.progress, self.processor.log().as_ref()).await;
+        self.release().await;
 
         let (sender, receiver) = mpsc::channel(SLICES_WAITING_MAX);
         let mut feeders = JoinSet::new();
@@ -179,8 +179,13 @@ impl Materializer {
         let state = store.commit().await?;
         self.metrics.store_committed(store.name(), began.elapsed());
         self.progress.report(store.name(), &state, self.processor.log().partitions());
-        release(&self.progress, self.processor.log().as_ref()).await;
+        self.release().await;
         Ok(())
+    }
+
+    async fn release(&self) {
+        let timeline = self.processor.timeline().borrow().clone();
+        release(&self.progress, &timeline, self.processor.log().as_ref()).await;
     }
 
     /// Takes in every revision that the store has not yet.
@@ -216,9 +221,12 @@ impl Materializer {
 }
 
 /// Tells the log what nobody needs any more: it may trim that.
-pub(crate) async fn release(progress: &Progress, log: &dyn EventLog) {
+pub(crate) async fn release(progress: &Progress, timeline: &Timeline, log: &dyn EventLog) {
+    let applied = progress.snapshot().values().map(|store| store.applied).min().unwrap_or(0);
     for partition in 0..log.partitions() {
-        let Some(below) = progress.released_below(partition).filter(|below| *below > 0) else { continue };
+        let Some(below) = progress.released_below(partition) else { continue };
+        // A correction that a store has not taken in yet will leave a job there.
+        let below = below.min(timeline.needed_from(applied, partition));
         if let Err(error) = log.release(partition, below).await {
             tracing::warn!(partition, %error, "the log was not told what it may trim");
         }

@@ -242,17 +242,26 @@ impl Engine {
             group: None,
             created_at_us: (self.clock)(),
         };
-        let appended = match self.catalogue.append(&revision).await {
-            Ok(()) => self.catalogue.timeline().await.map_err(PipelineError::from),
-            Err(CatalogueError::RevisionExists(_)) => Err(PipelineError::Conflict),
-            Err(error) => Err(error.into()),
-        };
-        if let Ok(timeline) = &appended {
-            self.timeline.send_replace(std::sync::Arc::new(timeline.clone()));
-            tracing::info!(revision = revision.id, author = revision.author, "a new chain is in force");
-        }
+        let appended = self.catalogue.append(&revision).await;
+        // After an error, too: another writer was first, or it is not known whether this one was.
+        let reloaded = self.reload_timeline().await;
         self.processor().activation_done();
-        appended.map(|_| Activated { revision: revision.id, is_new: true })
+        match appended {
+            Ok(()) => reloaded?,
+            Err(CatalogueError::RevisionExists(_)) => return Err(PipelineError::Conflict),
+            Err(error) => return Err(error.into()),
+        }
+        tracing::info!(revision = revision.id, author = revision.author, "a new chain is in force");
+        Ok(Activated { revision: revision.id, is_new: true })
+    }
+
+    /// Takes the timeline as the catalogue has it.
+    pub(crate) async fn reload_timeline(&self) -> Result<(), CatalogueError> {
+        let timeline = self.catalogue.timeline().await?;
+        if timeline.head() > self.timeline.borrow().head() {
+            self.timeline.send_replace(std::sync::Arc::new(timeline));
+        }
+        Ok(())
     }
 
     /// Where the store that has come furthest stands, by partition.

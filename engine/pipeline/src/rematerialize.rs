@@ -77,12 +77,16 @@ struct Portion {
 }
 
 impl Rematerializer {
-    /// Runs the loop until shutdown, or until only an operator can help.
+    /// Runs the loop until shutdown. What fails is tried again, at longer and longer intervals, and at once when the timeline
+    /// changes.
     pub async fn run(mut self, mut rewriter: Box<dyn Rewriter>) {
         let name = rewriter.name();
         let mut pause = RETRY_PAUSE_MIN;
         let mut shutdown = self.shutdown.clone();
+        let mut timeline = self.processor.timeline();
+        let mut told = String::new();
         loop {
+            timeline.mark_unchanged();
             let mut committed = false;
             let ended = tokio::select! {
                 biased;
@@ -91,23 +95,34 @@ impl Rematerializer {
             };
             if committed {
                 pause = RETRY_PAUSE_MIN;
+                told.clear();
             }
             match ended {
                 Failed::Store(error @ StoreError::Broken { .. }) => {
-                    tracing::error!(store = name, %error, "jobs of the store have stopped");
-                    self.progress.update(name, |progress| progress.problem = Some(error.to_string()));
-                    return;
+                    let reason = error.to_string();
+                    if told != reason {
+                        tracing::error!(store = name, %error, "the store's jobs do not go on");
+                    }
+                    // Another correction may bring a chain that the store can take.
+                    self.progress.update(name, |progress| {
+                        for job in progress.jobs.iter_mut().flat_map(BTreeMap::values_mut) {
+                            job.problem = Some(reason.clone());
+                        }
+                    });
+                    told = reason;
                 }
                 Failed::Store(error) => {
                     tracing::warn!(store = name, %error, pause_ms = pause.as_millis() as u64, "a job is tried again");
                     self.metrics.store_retried(name);
                 }
                 Failed::Job { revision, reason } => {
-                    tracing::error!(store = name, revision, reason, "a job does not go on");
+                    if told != reason {
+                        tracing::error!(store = name, revision, reason, "a job does not go on");
+                    }
+                    told.clone_from(&reason);
                     self.progress.update_job(name, revision, |job| job.problem = Some(reason));
                 }
             }
-            let mut timeline = self.processor.timeline();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 // A chain that mends the job may have come into force.
@@ -144,7 +159,7 @@ impl Rematerializer {
                     let _ = request.send(());
                 }
             }
-            while let Some(job) = backlog.jobs.first().cloned() {
+            while let Some(job) = backlog.jobs.first().cloned().filter(|_| self.requests.is_empty()) {
                 self.processor.pause().wait_running().await;
                 match self.portion(rewriter, &backlog, &job).await {
                     Ok(after) => backlog = after,
@@ -152,6 +167,9 @@ impl Rematerializer {
                 }
                 *committed = true;
                 self.report(rewriter.name(), &backlog).await;
+            }
+            if !backlog.jobs.is_empty() {
+                continue;
             }
             let name = rewriter.name();
             let newer = |snapshot: &crate::progress::Snapshot| {
@@ -170,7 +188,7 @@ impl Rematerializer {
         let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, job)).collect();
         self.progress.report_jobs(store, backlog.state.applied, jobs);
         // What a job needed is held no more.
-        release(&self.progress, self.processor.log().as_ref()).await;
+        release(&self.progress, &timeline, self.processor.log().as_ref()).await;
     }
 
     /// Makes one commit's worth of a job again.
@@ -195,7 +213,9 @@ impl Rematerializer {
             while let Some(batch) = batches.next().await {
                 let batch = batch.map_err(|error| failed(revision, store, error))?;
                 remade += batch.outcome.offsets.len() as u64;
-                let outcome = batch.outcome;
+                let mut outcome = batch.outcome;
+                let (failures, logs) = (std::mem::take(&mut outcome.failures), std::mem::take(&mut outcome.logs));
+                self.processor.diagnostics().add(*partition, failures, logs);
                 let rewrite = Rewrite {
                     partition: *partition,
                     offsets: batch.offsets,

@@ -136,6 +136,9 @@ struct Window {
     misplaced: Vec<(u64, u32)>,
 }
 
+/// By partition and window: the first offset that was compared, and the rows that were found from there on.
+type Accounts = BTreeMap<(u32, u64), (u64, u64)>;
+
 /// A store's place, and what is left of its jobs.
 #[derive(Clone, Debug, PartialEq)]
 struct Place {
@@ -173,8 +176,8 @@ impl Verifier {
             return Err(VerifyError::Bad(format!("the range {from} to {to} is empty")));
         }
         let mut report = Report::default();
-        // Where the history's rows are, by partition and window: what `full` compares with all that is there.
-        let mut accounted: BTreeMap<(u32, u64), u64> = BTreeMap::new();
+        // Where the history's rows are: what `full` compares with all that is there.
+        let mut accounted = Accounts::new();
         let mut upper_ends: BTreeMap<u32, u64> = BTreeMap::new();
         for partition in 0..self.processor.log().partitions() {
             let bounds = self.processor.log().bounds(partition).await?;
@@ -220,7 +223,7 @@ impl Verifier {
         partition: u32,
         offsets: Range<u64>,
         report: &mut Report,
-        accounted: &mut BTreeMap<(u32, u64), u64>,
+        accounted: &mut Accounts,
     ) -> Result<(), VerifyError> {
         // What must be there, by the revision applied: stores at the same place share it.
         let mut expected: BTreeMap<u64, Window> = BTreeMap::new();
@@ -255,7 +258,7 @@ impl Verifier {
                 continue;
             };
             if *store == "history" {
-                accounted.insert((partition, offsets.start / WINDOW), found.rows.len() as u64);
+                accounted.insert((partition, offsets.start / WINDOW), (offsets.start, found.rows.len() as u64));
             }
             found.rows.sort_unstable();
             entry.rows_checked += expected.rows.len() as u64;
@@ -341,11 +344,12 @@ impl Verifier {
     async fn unaccounted(
         &self,
         options: &VerifyOptions,
-        accounted: &BTreeMap<(u32, u64), u64>,
+        accounted: &Accounts,
         upper_ends: &BTreeMap<u32, u64>,
         report: &mut Report,
     ) -> Result<(), VerifyError> {
-        let mut there: BTreeMap<(u32, u64), (u64, u64)> = BTreeMap::new();
+        let before = self.place("history").await?;
+        let mut there = Accounts::new();
         let mut strays = Vec::new();
         let mut last = None;
         loop {
@@ -357,8 +361,12 @@ impl Verifier {
                     // Came after the comparison began, or is not asked for.
                     Some(upper) if offset >= *upper || offset < options.from.unwrap_or(0) => {}
                     Some(_) => {
-                        let seen = there.entry((partition, offset / WINDOW)).or_insert((0, offset));
-                        *seen = (seen.0 + 1, seen.1.min(offset));
+                        let window = (partition, offset / WINDOW);
+                        // Windows that were pending or below the log's start have no account.
+                        if accounted.get(&window).is_some_and(|(start, _)| offset >= *start) {
+                            let seen = there.entry(window).or_insert((offset, 0));
+                            *seen = (seen.0.min(offset), seen.1 + 1);
+                        }
                     }
                 }
             }
@@ -366,6 +374,15 @@ impl Verifier {
             if last.is_none() {
                 break;
             }
+        }
+        let after = self.place("history").await?;
+        if after.state.applied != before.state.applied || after.jobs != before.jobs || !after.jobs.is_empty() {
+            // Rows that moved between two pages would be counted twice or not at all.
+            return Err(VerifyError::Bad(
+                "rows of the history were made again while all of it was read: run it again when no correction is being \
+                 applied"
+                    .to_owned(),
+            ));
         }
         let entry = report.stores.entry("history").or_default();
         let mut add = |partition: u32, offset: u64, sub: u32, count: u64, what: &'static str| {
@@ -377,9 +394,9 @@ impl Verifier {
         for (partition, offset, sub) in strays {
             add(partition, offset, sub, 1, "a row of a partition that the log does not have");
         }
-        for (window, (count, first)) in there {
-            // Windows that were pending or below the log's start have no account.
-            if let Some(known) = accounted.get(&window).filter(|known| **known < count) {
+        for (window, (first, count)) in there {
+            let known = accounted.get(&window).map_or(0, |(_, rows)| *rows);
+            if known < count {
                 add(window.0, first, 0, count - known, "rows from here on that no record accounts for");
             }
         }

@@ -89,8 +89,8 @@ pub enum CatalogueError {
     NoSuchToken(String),
     /// A revision larger than [`REVISION_BYTES_MAX`].
     #[error(
-        "the chain has {0} bytes with its configurations: the limit is {REVISION_BYTES_MAX}; put long lists into a lookup \
-         table"
+        "the revision has {0} bytes with its configurations and its filter: the limit is {REVISION_BYTES_MAX}, and \
+         {GROUP_BYTES_MAX} for what is appended at once; put long lists into a lookup table, or correct a shorter range"
     )]
     RevisionTooLarge(usize),
     /// No such plugin, or its bytes are gone or damaged.
@@ -215,6 +215,7 @@ impl Catalogue {
             if revision.id != expected {
                 return Err(TimelineError::Order { expected, found: revision.id }.into());
             }
+            revision.check()?;
             let key = self.key(&("revision", revision.id));
             let value = to_json(revision)?;
             bytes += value.len();

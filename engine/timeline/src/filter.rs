@@ -56,7 +56,7 @@ impl Filter {
     }
 
     /// What is wrong with it, if anything is.
-    pub(crate) fn problem(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         if self.columns.len() > FILTER_COLUMNS_MAX {
             return Some(format!("the filter names {} columns, more than {FILTER_COLUMNS_MAX}", self.columns.len()));
         }

@@ -100,6 +100,25 @@ pub struct Revision {
     pub created_at_us: i64,
 }
 
+impl Revision {
+    /// Whether it can stand in a timeline: checked before it is appended, since nothing takes it out again.
+    ///
+    /// # Errors
+    /// When its filter can't be, or a range is empty.
+    pub fn check(&self) -> Result<(), TimelineError> {
+        if let Some(detail) = self.filter.problem() {
+            return Err(TimelineError::Filter { revision: self.id, detail });
+        }
+        for (partition, range) in &self.ranges.partitions {
+            if let (true, Some(end)) = (range.is_empty(), range.end) {
+                let (revision, partition, start) = (self.id, *partition, range.start);
+                return Err(TimelineError::EmptyRange { revision, partition, start, end });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A list of revisions that is no timeline.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TimelineError {
@@ -155,19 +174,7 @@ impl Timeline {
             if expected == 1 && (revision.ranges != Ranges::everything() || !revision.filter.is_empty()) {
                 return Err(TimelineError::FirstNotTotal);
             }
-            if let Some(detail) = revision.filter.problem() {
-                return Err(TimelineError::Filter { revision: revision.id, detail });
-            }
-            for (partition, range) in &revision.ranges.partitions {
-                if let (true, Some(end)) = (range.is_empty(), range.end) {
-                    return Err(TimelineError::EmptyRange {
-                        revision: revision.id,
-                        partition: *partition,
-                        start: range.start,
-                        end,
-                    });
-                }
-            }
+            revision.check()?;
         }
         Ok(Self { revisions })
     }
@@ -268,6 +275,12 @@ impl Timeline {
     pub fn limit(&self, applied: u64, partition: u32) -> Option<u64> {
         let later = self.revisions.iter().filter(|revision| revision.id > applied && revision.kind == Kind::Activate);
         later.filter_map(|revision| revision.ranges.of(partition)).map(|range| range.start).min()
+    }
+
+    /// The offset below which no revision that a store with `applied` has not taken in has anything to make again.
+    pub fn needed_from(&self, applied: u64, partition: u32) -> u64 {
+        let later = self.revisions.iter().filter(|revision| revision.id > applied && revision.kind != Kind::Activate);
+        later.filter_map(|revision| revision.ranges.of(partition)).map(|range| range.start).min().unwrap_or(u64::MAX)
     }
 
     /// What taking in `revision` leaves to do for a store whose cursors are `cursors`: the part of its ranges that is

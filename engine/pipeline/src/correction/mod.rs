@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use millrace_log::{EventLog as _, LogError, ReadLimit};
+use millrace_log::{EventLog as _, LogError};
 use millrace_plugin_host::OnError;
 use millrace_rows::ColumnType;
 use millrace_rows::schema::BASE;
@@ -184,6 +184,9 @@ pub struct CorrectionStatus {
     pub reason: String,
     /// When, µs since 1970 UTC.
     pub created_at_us: i64,
+    /// Why the chain is paused, if it is: nothing is made again meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
     /// By store.
     pub stores: BTreeMap<&'static str, StoreCorrection>,
 }
@@ -198,7 +201,7 @@ impl Engine {
         check_filter(&source.range.filter)?;
         let range = self.resolve(&source.range).await?;
         let timeline = self.timeline();
-        let edit = self.pin_edit(&timeline, source.change).await?;
+        let edit = self.pin_edit(&timeline, &range, source.change).await?;
         let revisions = plan::plan(&timeline, &edit, &range, &source.range.filter);
         if revisions.is_empty() {
             return Err(CorrectionError::Nothing(match edit.anchor() {
@@ -248,14 +251,17 @@ impl Engine {
                 created_at_us: (self.clock)(),
             })
             .collect();
-        match self.catalogue.append_all(&revisions).await {
+        let appended = self.catalogue.append_all(&revisions).await;
+        fail::fail_point!("correction::published", |_| std::process::abort());
+        // After an error, too: another writer was first, or it is not known whether this one was.
+        self.reload_timeline().await?;
+        match appended {
             Ok(()) => {}
             Err(CatalogueError::RevisionExists(_)) => return Err(PipelineError::Conflict.into()),
             Err(error) => return Err(error.into()),
         }
-        fail::fail_point!("correction::published", |_| std::process::abort());
-        let timeline = self.catalogue.timeline().await?;
-        self.timeline.send_replace(Arc::new(timeline));
+        // The stores need the log from where the correction begins: nothing of it may be trimmed from now on.
+        self.hold_log().await;
         tracing::info!(first, revisions = revisions.len(), author, "a correction is in force");
         Ok(Corrected { id: first, revisions: revisions.iter().map(|revision| revision.id).collect() })
     }
@@ -268,6 +274,7 @@ impl Engine {
         for revision in timeline.revisions().iter().filter(|revision| revision.kind == Kind::Correct) {
             groups.entry(revision.group.unwrap_or(revision.id)).or_default().push(revision);
         }
+        let paused = self.processor().pause().get().map(|pause| pause.reason);
         let status = |(id, revisions): (u64, Vec<&Revision>)| {
             let last = revisions.last()?;
             let stores: BTreeMap<_, _> =
@@ -287,6 +294,7 @@ impl Engine {
                 author: last.author.clone(),
                 reason: last.reason.clone(),
                 created_at_us: last.created_at_us,
+                paused: paused.clone().filter(|_| state != "applied"),
                 stores,
             })
         };
@@ -328,12 +336,12 @@ impl Engine {
                     }
                     from
                 }
-                (None, Some(Bound::Time(time))) => self.offset_at(partition, time).await?,
+                (None, Some(Bound::Time(time))) => self.log().offset_at(partition, time).await?,
             };
             let end = match source.to {
                 None => bounds.end,
                 Some(Bound::Offset(to)) => to,
-                Some(Bound::Time(time)) => self.offset_at(partition, time).await?,
+                Some(Bound::Time(time)) => self.log().offset_at(partition, time).await?,
             };
             if start < end {
                 ranges.insert(partition, start..end);
@@ -345,23 +353,13 @@ impl Engine {
         Ok(ranges)
     }
 
-    /// The first offset whose record the log took at `time` or later; the log's end where there is none.
-    async fn offset_at(&self, partition: u32, time: i64) -> Result<u64, CorrectionError> {
-        let bounds = self.log().bounds(partition).await?;
-        let (mut low, mut high) = (bounds.start, bounds.end);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let record = self.log().read(partition, middle, ReadLimit { records: 1, bytes: 1 }).await?;
-            match record.first() {
-                Some(record) if record.appended_at_us < time => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        Ok(low)
-    }
-
     /// Pins what a change brings in.
-    async fn pin_edit(&self, timeline: &Timeline, change: ChangeSource) -> Result<Edit, CorrectionError> {
+    async fn pin_edit(
+        &self,
+        timeline: &Timeline,
+        range: &BTreeMap<u32, Range<u64>>,
+        change: ChangeSource,
+    ) -> Result<Edit, CorrectionError> {
         Ok(match change {
             ChangeSource::Chain(steps) => Edit::Chain(self.pin_chain(steps).await?),
             ChangeSource::Insert { step, before } => {
@@ -371,7 +369,11 @@ impl Engine {
             ChangeSource::Remove(plugin) => Edit::Remove(plugin.to_string()),
             ChangeSource::Replace { step: replaced, by: plugin, config } => {
                 let mut by = BTreeMap::new();
-                let steps = timeline.revisions().iter().flat_map(|revision| &revision.chain.steps);
+                // Chains outside of the range do not concern it.
+                let pieces = range
+                    .iter()
+                    .flat_map(|(partition, offsets)| timeline.segments(timeline.head(), *partition, offsets.clone()));
+                let steps = pieces.flat_map(|(_, revisions)| revisions).flat_map(|revision| &revision.chain.steps);
                 for step in steps.filter(|step| step.plugin.to_string() == replaced.to_string()) {
                     if let Entry::Vacant(vacant) = by.entry(step_key(step)) {
                         let source = in_place_of(step, plugin.clone(), config.clone())?;
@@ -411,6 +413,12 @@ fn store_correction(store: &crate::progress::StoreProgress, revisions: &[&Revisi
             problem = problem.or_else(|| job.problem.clone());
         }
     }
+    if let (true, Some(jobs)) = (left > 0 && problem.is_none(), &store.jobs) {
+        // A store works its jobs off one after the other.
+        let last = revisions.last().map_or(0, |revision| revision.id);
+        let before = jobs.range(..last).find_map(|(revision, job)| Some((revision, job.problem.as_ref()?)));
+        problem = before.map(|(revision, reason)| format!("waits behind revision {revision}: {reason}"));
+    }
     let state = match (taken_in, left) {
         (_, 0) if store.jobs.is_some() => "applied",
         (0, _) => "waiting",
@@ -444,6 +452,6 @@ fn check_filter(filter: &Filter) -> Result<(), CorrectionError> {
             "a filter can't be on {name:?}: use one of {}",
             texts().collect::<Vec<_>>().join(", ")
         ))),
-        None => Ok(()),
+        None => filter.problem().map_or(Ok(()), |problem| Err(CorrectionError::Filter(problem))),
     }
 }

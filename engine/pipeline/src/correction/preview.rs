@@ -129,7 +129,12 @@ pub(crate) async fn run(
     // Each partition has a share; what one does not need is another's.
     let mut room = records.clamp(1, PREVIEW_RECORDS_MAX);
     let mut partitions_left = range.len() as u64;
-    let mut by_length: Vec<_> = range.iter().collect();
+    let mut by_length = Vec::with_capacity(range.len());
+    for (partition, offsets) in range {
+        // What has not come yet can't be shown.
+        let end = processor.log().bounds(*partition).await?.end.min(offsets.end);
+        by_length.push((partition, offsets.start.min(end)..end));
+    }
     by_length.sort_by_key(|(_, offsets)| offsets.end - offsets.start);
     for (partition, offsets) in by_length {
         let share = room / partitions_left.max(1);
