@@ -17,6 +17,11 @@ const FORMAT_NAME: &str = "millrace-keyspace";
 const FORMAT_VERSION: u32 = 1;
 const LOCK_FILE: &str = "LOCK";
 const DATABASE: &str = "db";
+/// Threads that flush and compact, whatever the number of processors. The first of them leaves compactions to the others
+/// and spins while one waits that nobody has taken: with two threads it burned a processor for as long as a compaction
+/// took. With one, the library can wait for itself for ever.
+const WORKER_THREADS: usize = 4;
+
 /// The library writes this file last when it creates a database.
 const DATABASE_MARKER: &str = "version";
 const TREE: &str = "data";
@@ -73,12 +78,11 @@ impl Directory {
             fs::remove_dir_all(&database).map_err(failed)?;
         }
         let what = format!("opening {}", database.display());
-        let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4));
         let db = Database::builder(&database)
             .cache_size(self.options.cache_bytes)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .manual_journal_persist(true)
-            .worker_threads(threads)
+            .worker_threads(WORKER_THREADS)
             .open()
             .map_err(|e| error(&what, &e))?;
         let write_buffer = self.options.write_buffer_bytes.clamp(1024 * 1024, 256 * 1024 * 1024);
