@@ -145,7 +145,9 @@ fn column(field: &Field, rows: &[Row]) -> Result<ArrayRef, RowsError> {
         .iter()
         .enumerate()
         .map(|(offset, row)| match row.get(name) {
-            Some(value) if ty == ColumnType::Timestamp => golden::time_of(value).map_or_else(|| value.clone(), Value::from),
+            Some(value) if ty == ColumnType::Timestamp => {
+                golden::time_of(value).map_or_else(|| value.clone(), Value::from)
+            }
             Some(value) if !value.is_null() => value.clone(),
             _ => default_of(name, offset),
         })
@@ -187,7 +189,8 @@ fn value(batch: &RecordBatch, column: &str, row: usize) -> Value {
 /// Expectations as [`outcomes`] would have them.
 pub(crate) fn plain(manifest: &Manifest, case: &Case) -> Vec<Expected> {
     let added = |column: &str| manifest.adds.iter().find(|added| added.name == column).map(|added| added.ty);
-    let is_time = |column: &str| find(column).map(|base| base.ty).or_else(|| added(column)) == Some(ColumnType::Timestamp);
+    let is_time =
+        |column: &str| find(column).map(|base| base.ty).or_else(|| added(column)) == Some(ColumnType::Timestamp);
     case.expect.iter().zip(&case.rows_in).map(|(expected, row_in)| expected.plain(row_in, is_time)).collect()
 }
 
