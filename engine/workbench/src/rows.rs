@@ -222,6 +222,8 @@ pub(crate) fn outcomes(manifest: &Manifest, rows_in: &[Row], output: &ChainOutpu
 
 #[cfg(test)]
 mod tests {
+    use millrace_rows::schema::{BASE, ColumnDef};
+
     use super::*;
 
     fn rows(rows: Value) -> Vec<Row> {
@@ -261,6 +263,32 @@ mod tests {
             let is_there = input.batch.column_by_name(column.name()).unwrap().is_valid(0);
             assert_eq!(is_there, golden::always(column.name()).is_some(), "{}", column.name());
         }
+    }
+
+    /// The table that authors read, in the README of the Rust SDK.
+    #[test]
+    fn the_documented_columns_are_those_of_the_row() {
+        let readme = include_str!("../../../sdk/rust/README.md");
+        let table = readme.lines().skip_while(|line| !line.starts_with("| column |")).skip(2);
+        let documented: Vec<(&str, &str, bool, bool)> = table
+            .map_while(|line| {
+                let cells: Vec<&str> =
+                    line.strip_prefix("| ")?.split(" | ").map(|cell| cell.trim_matches('`')).collect();
+                Some((cells[0], cells[1], cells[2] == "never", !cells[3].contains("Can't be written")))
+            })
+            .collect();
+        let gives = |column: &ColumnDef| match column.ty {
+            _ if ["properties", "context", "envelope"].contains(&column.name) => "Option<json::Value>",
+            ColumnType::String => "Option<&str>",
+            ColumnType::Timestamp => "Option<Timestamp>",
+            ColumnType::Bool => "Option<bool>",
+            ColumnType::Int64 | ColumnType::Float64 => unreachable!("no column of the base is one"),
+        };
+        let expected: Vec<_> = BASE
+            .iter()
+            .map(|column| (column.name, gives(column), golden::always(column.name).is_some(), column.writable))
+            .collect();
+        assert_eq!(documented, expected);
     }
 
     #[test]
