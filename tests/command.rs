@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -114,7 +115,7 @@ fn what_is_wrong_is_said_with_its_place() {
     let message = refused(dir, &["status", "--config", "bad.toml", "--data-dir", data]);
     assert!(message.contains("bad.toml") && message.contains("line 2") && message.contains("partitons"), "{message}");
     let message = refused(dir, &["serve", "--listen", "0.0.0.0:0", "--data-dir", data]);
-    assert!(message.contains("loopback"), "{message}");
+    assert!(message.contains("loopback") && !message.contains("panicked"), "{message}");
     let message = refused(dir, &["status", "--data-dir", "nowhere"]);
     assert!(message.contains("no data in nowhere"), "{message}");
     assert!(!dir.join("nowhere").exists(), "a look makes nothing");
@@ -125,4 +126,19 @@ fn what_is_wrong_is_said_with_its_place() {
     fs::write(dir.join("zip.toml"), "[[pipeline.steps]]\nwasm = \"not.wasm\"\n").unwrap();
     let message = refused(dir, &["serve", "--config", "zip.toml", "--data-dir", data]);
     assert!(message.contains("step 1") && message.contains("not a WebAssembly component"), "{message}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_said_before_anything_is_made() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for command in [&["serve"][..], &["demo", "--exit"]] {
+        let arguments = [command, &["--listen", &address, "--data-dir", "new"]].concat();
+        let message = refused(dir, &arguments);
+        assert!(message.contains(&address) && message.contains("--listen 127.0.0.1:0"), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(!dir.join("new").exists(), "it made the directory");
+    }
 }

@@ -226,7 +226,12 @@ fn new_projects_are_whole_and_replace_nothing() {
         let name = format!("my-{lang}");
         let dir = format!("plugins/{name}");
         let shown = done(&root, &["new", &name, "--lang", lang, "--dir", &dir]);
-        assert!(shown.contains("millrace plugin build") && !shown.contains("not found"), "{shown}");
+        assert!(!shown.contains("not found"), "{shown}");
+        let readme = fs::read_to_string(root.join(&dir).join("README.md")).unwrap();
+        for command in ["plugin build", "plugin test", "plugin bench", "plugin push", "pipeline show", "pipeline set"] {
+            let command = format!("millrace {command}");
+            assert!(shown.contains(&command) && readme.contains(&command), "{lang}: {command}");
+        }
         for file in [files, &["cases/first.json", "README.md", ".gitignore"]].concat() {
             let text = fs::read_to_string(root.join(&dir).join(file)).unwrap_or_else(|e| panic!("{lang} {file}: {e}"));
             assert!(!text.contains("{{"), "{lang} {file}: {text}");

@@ -1,7 +1,10 @@
 //! `millrace history DEVICE`: one device's events, newest first.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use clap::Args;
+use millrace_rows::schema::check_added_name;
 use serde_json::Value;
 
 use crate::access::printable;
@@ -33,6 +36,8 @@ pub struct HistoryArgs {
     limit: usize,
 }
 
+/// The columns of the table.
+const SHOWN: &[&str] = &["event_time", "type", "event", "platform", "ua_browser", "ip", "ip_country", "properties"];
 /// Most events that one request asks for.
 const PAGE_EVENTS: usize = 1000;
 
@@ -44,7 +49,7 @@ pub async fn history(client: &Client, args: &HistoryArgs, json: bool) -> Result<
             println!("{event}");
         }
     } else {
-        print!("{}", show(&events));
+        print!("{}{}", show(&events), show_rest(&events));
     }
     Ok(())
 }
@@ -97,16 +102,24 @@ pub fn show(events: &[Value]) -> String {
         None => text,
     };
     let known = events.iter().any(|event| event["ip_country"].is_string());
-    let columns: Vec<&str> =
-        ["event_time", "type", "event", "platform", "ua_browser", "ip", "ip_country", "properties"]
-            .into_iter()
-            .filter(|column| known || *column != "ip_country")
-            .collect();
+    let columns: Vec<&str> = SHOWN.iter().copied().filter(|column| known || *column != "ip_country").collect();
     let rows: Vec<Vec<String>> = events
         .iter()
         .map(|event| columns.iter().map(|column| shorten(printable(&text(event, column)))).collect())
         .collect();
     lay_out(&columns, &rows)
+}
+
+/// The columns that plugins added and that the table leaves out, in a line; nothing where there are none.
+fn show_rest(events: &[Value]) -> String {
+    let columns = events.iter().filter_map(Value::as_object).flatten().filter(|(_, value)| !value.is_null());
+    let is_added = |column: &&str| !SHOWN.contains(column) && check_added_name(column).is_ok();
+    let added: BTreeSet<&str> = columns.map(|(column, _)| column.as_str()).filter(is_added).collect();
+    if added.is_empty() {
+        return String::new();
+    }
+    let added: Vec<&str> = added.into_iter().collect();
+    format!("plugins added {}: --json shows all columns\n", added.join(", "))
 }
 
 #[cfg(test)]
@@ -119,6 +132,16 @@ mod tests {
             events_path("a/b?ü", &[("last", Some("1h")), ("to", None), ("event", Some("add to cart"))]),
             "/v1/devices/a%2Fb%3F%C3%BC/events?last=1h&event=add%20to%20cart"
         );
+    }
+
+    #[test]
+    fn added_columns_that_the_table_leaves_out_are_named() {
+        let events = [
+            serde_json::json!({"event": "a", "ua_browser": "Firefox", "is_checkout": true, "_offset": 1, "event_date": "d"}),
+            serde_json::json!({"event": "b", "channel": "email", "step": null, "url": "u"}),
+        ];
+        assert_eq!(show_rest(&events), "plugins added channel, is_checkout: --json shows all columns\n");
+        assert_eq!(show_rest(&events[..0]), "");
     }
 
     #[test]

@@ -160,7 +160,12 @@ fn diagnostics(log: &Value) -> String {
             )
         })
         .collect();
-    if lines.is_empty() { "nothing logged, nothing failed\n".to_owned() } else { lines.concat() }
+    if lines.is_empty() {
+        return "nothing logged, and no event failed by an error, a panic or a limit\n\
+                what failed by a code that the plugin declares says nothing here: `millrace dead-letters` counts it\n"
+            .to_owned();
+    }
+    lines.concat()
 }
 
 /// `millrace table`.
@@ -257,4 +262,17 @@ async fn push_table(client: &Client, args: PushTable) -> Result<Value> {
         .collect();
     let body = File::open(&file).with_context(|| format!("opening {}", file.display()))?;
     client.post_stream(&format!("/v1/tables/{}?{}", path_part(&name), query.join("&")), body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_log_says_where_declared_failures_are() {
+        let text = diagnostics(&json!({"diagnostics": []}));
+        assert!(text.contains("nothing logged") && text.contains("millrace dead-letters"), "{text}");
+        let entry = json!({"at": "t", "step": "a@1", "partition": 0, "offset": 7, "kind": "failure", "message": "m"});
+        assert!(!diagnostics(&json!({"diagnostics": [entry]})).contains("dead-letters"));
+    }
 }

@@ -1,11 +1,12 @@
 //! `millrace serve`, and what every command shares of opening a data directory.
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use axum::Router;
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
@@ -74,8 +75,24 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds and serves in the background.
-    pub async fn start(engine: Arc<Engine>, config: &Config) -> Result<Self> {
+    /// Binds, then opens the engine, and serves in the background. Where another process has the address nothing is
+    /// opened; where the server can't start the engine is stopped again.
+    pub async fn open(config: &Config) -> Result<(Arc<Engine>, Self)> {
+        let listener = bind(config.http.listen).await?;
+        let engine = open_engine(config).await?;
+        engine.start().await;
+        match Self::start(listener, engine.clone(), config).await {
+            Ok(server) => Ok((engine, server)),
+            Err(error) => {
+                if let Err(error) = engine.stop().await {
+                    tracing::warn!("stopping the engine: {error}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn start(listener: TcpListener, engine: Arc<Engine>, config: &Config) -> Result<Self> {
         let listen = config.http.listen;
         let trust = if listen.ip().is_loopback() { Trust::TokensOnceMade } else { Trust::Tokens };
         if trust == Trust::Tokens && !engine.tokens().any_in_force() {
@@ -93,9 +110,6 @@ impl Server {
             }
             _ => None,
         };
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("listening on {listen}; is another server running there?"))?;
         let address = listener.local_addr()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let router: Router = millrace_http::router(engine, config.http_limits(), trust);
@@ -117,6 +131,17 @@ impl Server {
         self.handle.graceful_shutdown(Some(STOP_WAIT_MAX));
         Ok(self.served.await??)
     }
+}
+
+async fn bind(listen: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(listen).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => anyhow!(
+            "another process listens on {listen}, maybe another millrace: stop it, or give another address; --listen {} \
+             takes any port that is free",
+            SocketAddr::new(listen.ip(), 0)
+        ),
+        _ => anyhow!(error).context(format!("listening on {listen}")),
+    })
 }
 
 /// The signals that end a server. Listened for from its beginning: one that comes while it starts is not missed.
@@ -143,9 +168,7 @@ impl Interrupts {
 /// Serves until interrupted, then stops in order: requests under way, what the stores hold, log and keyspace.
 pub async fn serve(config: &Config) -> Result<()> {
     let mut interrupts = Interrupts::listen()?;
-    let engine = open_engine(config).await?;
-    engine.start().await;
-    let server = Server::start(engine.clone(), config).await?;
+    let (engine, server) = Server::open(config).await?;
     // On standard output, so that who starts a server on port 0 learns where it is.
     println!("listening on {}", server.url);
     interrupts.wait().await;

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use crate::client::Client;
 use crate::config::Config;
 use crate::history::events_path;
-use crate::serve::{Interrupts, Server, open_engine};
+use crate::serve::{Interrupts, Server};
 
 /// How to run the demo.
 #[derive(Args)]
@@ -120,9 +120,7 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
         // Nobody will visit: any free port does, and a server that runs already is not in the way.
         config.http.listen.set_port(0);
     }
-    let engine = open_engine(&config).await?;
-    engine.start().await;
-    let server = Server::start(engine.clone(), &config).await?;
+    let (engine, server) = Server::open(&config).await?;
     let url = server.url.clone();
     let client = Client::remote(&url)?;
     let plan = Plan::load_or_make(&config.data_dir.join("demo.json"), (engine.clock())())?;

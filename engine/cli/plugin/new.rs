@@ -16,6 +16,9 @@ const RESERVED: &[&str] = &["alloc", "core", "proc-macro", "std", "test"];
 /// Longest name, as of every plugin.
 const NAME_CHARS_MAX: usize = 64;
 
+/// Where a server on this machine is, in what is shown.
+const SERVER: &str = "http://127.0.0.1:7070";
+
 /// The project to make.
 #[derive(Args)]
 pub struct NewArgs {
@@ -96,9 +99,21 @@ pub fn new(args: &NewArgs, json: bool) -> Result<ExitCode> {
     }
     text += &format!("\nNext:\n  cd {}\n", dir.display());
     text.extend(args.lang.next_commands().iter().map(|line| format!("  {line}\n")));
-    text += &format!("  millrace plugin build\n  millrace plugin test {}.wasm --cases cases\n", args.name);
+    text.extend(component_commands(&args.name).iter().map(|line| format!("  {line}\n")));
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// From the project to a plugin in force, once its cases hold natively.
+fn component_commands(name: &str) -> [String; 6] {
+    [
+        "millrace plugin build".to_owned(),
+        format!("millrace plugin test {name}.wasm --cases cases    # with --bless: writes down what comes out"),
+        format!("millrace plugin bench {name}.wasm"),
+        format!("millrace plugin push {name}.wasm --url {SERVER}"),
+        format!("millrace pipeline show --url {SERVER} > pipeline.toml    # add the step, as README.md says"),
+        format!("millrace pipeline set pipeline.toml --reason WHY --url {SERVER}"),
+    ]
 }
 
 fn templates(language: Language) -> &'static [Template] {

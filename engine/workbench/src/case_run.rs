@@ -7,7 +7,7 @@ use millrace_plugin_host::{Chain, ChainOutput, Manifest};
 use millrace_sdk::golden::{Case, Expected, Row};
 
 use crate::diff::{Difference, differences};
-use crate::rows::outcomes;
+use crate::rows::{outcomes, plain};
 use crate::splits;
 use crate::usage::Usage;
 use crate::workbench::RunError;
@@ -118,7 +118,7 @@ impl CaseRun {
         run.verdict = if case.expect.len() != rows.len() {
             Verdict::Count { rows: rows.len(), expectations: case.expect.len() }
         } else {
-            match differences(&case.expect, &run.outcomes) {
+            match differences(&plain(manifest, case), &run.outcomes) {
                 differences if differences.is_empty() => Verdict::Passed,
                 differences => Verdict::Differs(differences),
             }

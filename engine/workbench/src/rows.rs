@@ -10,8 +10,8 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use millrace_plugin_host::{ChainOutput, Manifest};
 use millrace_rows::ColumnType;
-use millrace_rows::schema::{AddedColumn, OFFSET, decoded_schema, find};
-use millrace_sdk::golden::{Expected, Row};
+use millrace_rows::schema::{AddedColumn, OFFSET, PARTITION, SUB, decoded_schema, find};
+use millrace_sdk::golden::{self, Case, Expected, Row};
 use serde_json::{Value, json};
 
 /// Lineage columns of a decoded batch.
@@ -31,8 +31,11 @@ pub enum RowsError {
         /// What the plugin reads.
         reads: Vec<String>,
     },
+    /// A null where the engine leaves none.
+    #[error("{0}")]
+    Null(String),
     /// A value of another type than its column's.
-    #[error("row {row}: column {column:?} is {ty} and can't hold {value}")]
+    #[error("row {row}: column {column:?} is {ty} and can't hold {value}{}", form(*ty))]
     Type {
         /// The row.
         row: usize,
@@ -46,6 +49,11 @@ pub enum RowsError {
     /// The columns make no batch.
     #[error("putting rows together: {0}")]
     Arrow(#[from] ArrowError),
+}
+
+/// How values of a type are written, where that must be said.
+fn form(ty: ColumnType) -> String {
+    if ty == ColumnType::Timestamp { format!(": {}", golden::TIME_FORM) } else { String::new() }
 }
 
 /// Rows as the decoder, and the steps before the plugin, would give them.
@@ -68,6 +76,7 @@ impl Input {
                 return Err(RowsError::NotRead { row, column: column.clone(), reads: reads.to_vec() });
             }
         }
+        golden::check_nulls(rows).map_err(RowsError::Null)?;
         let added: Vec<AddedColumn> = reads
             .iter()
             .filter(|name| find(name).is_none())
@@ -109,15 +118,12 @@ pub(crate) fn project(rows: &[Row], reads: &[String]) -> Vec<Row> {
     rows.iter().map(projected).collect()
 }
 
-/// What the host asks of every row, given to rows of a case that do not speak of it.
+/// What the host asks of every row, given to rows of a case that do not speak of it: the same as natively.
 fn default_of(column: &str, offset: usize) -> Value {
     match column {
-        "event_id" => json!(format!("event-{offset}")),
-        "device_id" => json!("a-device"),
-        "event_time" | "received_at" => json!(1_700_000_000_000_000i64),
-        "_offset" => json!(offset),
-        "_partition" | "_sub" => json!(0),
-        _ => Value::Null,
+        OFFSET => json!(offset),
+        PARTITION | SUB => json!(0),
+        _ => golden::always(column).unwrap_or_default(),
     }
 }
 
@@ -139,6 +145,9 @@ fn column(field: &Field, rows: &[Row]) -> Result<ArrayRef, RowsError> {
         .iter()
         .enumerate()
         .map(|(offset, row)| match row.get(name) {
+            Some(value) if ty == ColumnType::Timestamp => {
+                golden::time_of(value).map_or_else(|| value.clone(), Value::from)
+            }
             Some(value) if !value.is_null() => value.clone(),
             _ => default_of(name, offset),
         })
@@ -177,6 +186,14 @@ fn value(batch: &RecordBatch, column: &str, row: usize) -> Value {
     }
 }
 
+/// Expectations as [`outcomes`] would have them.
+pub(crate) fn plain(manifest: &Manifest, case: &Case) -> Vec<Expected> {
+    let added = |column: &str| manifest.adds.iter().find(|added| added.name == column).map(|added| added.ty);
+    let is_time =
+        |column: &str| find(column).map(|base| base.ty).or_else(|| added(column)) == Some(ColumnType::Timestamp);
+    case.expect.iter().zip(&case.rows_in).map(|(expected, row_in)| expected.plain(row_in, is_time)).collect()
+}
+
 /// What became of each of `rows_in`, in the words of a case; `None` for those that are not in `output` or are gone
 /// without a name: the host counts drops and does not name the rows.
 pub(crate) fn outcomes(manifest: &Manifest, rows_in: &[Row], output: &ChainOutput) -> Vec<Option<Expected>> {
@@ -187,15 +204,13 @@ pub(crate) fn outcomes(manifest: &Manifest, rows_in: &[Row], output: &ChainOutpu
         // Offsets are places in `rows_in`.
         let offset = value(&output.rows, OFFSET, row).as_u64().unwrap_or(0) as usize;
         let Some(outcome) = outcomes.get_mut(offset) else { continue };
-        let given = |column: &str| rows_in[offset].get(column).is_some_and(|value| !value.is_null());
-        let kept: Row = columns
-            .iter()
-            .map(|column| ((*column).clone(), value(&output.rows, column, row)))
-            .filter(|(column, value)| !value.is_null() && (given(column) || *value != default_of(column, offset)))
-            .collect();
+        let kept = columns.iter().map(|column| ((*column).clone(), value(&output.rows, column, row))).collect();
         if let Expected::Keep(rows) = outcome.get_or_insert_with(|| Expected::Keep(Vec::new())) {
             rows.push(kept);
         }
+    }
+    for (outcome, row_in) in outcomes.iter_mut().zip(rows_in) {
+        *outcome = outcome.take().map(|outcome| outcome.plain(row_in, |_| false));
     }
     for dead in &output.dead {
         if let Some(outcome) = outcomes.get_mut(dead.offset as usize) {
@@ -207,6 +222,8 @@ pub(crate) fn outcomes(manifest: &Manifest, rows_in: &[Row], output: &ChainOutpu
 
 #[cfg(test)]
 mod tests {
+    use millrace_rows::schema::{BASE, ColumnDef};
+
     use super::*;
 
     fn rows(rows: Value) -> Vec<Row> {
@@ -231,6 +248,50 @@ mod tests {
     }
 
     #[test]
+    fn what_no_event_is_without_is_filled_in_as_natively() {
+        let given = rows(json!([{}, {"event_time": "2023-11-14T22:13:20Z", "received_at": "1970-01-01T00:00:05Z"}]));
+        let reads: Vec<String> =
+            ["event_id", "device_id", "event_time", "received_at"].iter().map(|name| (*name).to_owned()).collect();
+        let input = Input::of_rows(&given, &reads).unwrap();
+        for name in &reads {
+            assert_eq!(Some(value(&input.batch, name, 0)), golden::always(name), "{name}");
+        }
+        assert_eq!(value(&input.batch, "event_time", 1), json!(1_700_000_000_000_000i64));
+        assert_eq!(value(&input.batch, "received_at", 1), json!(5_000_000));
+        // All that the engine checks for presence, and no more.
+        for column in decoded_schema().fields().iter().filter(|field| !field.name().starts_with('_')) {
+            let is_there = input.batch.column_by_name(column.name()).unwrap().is_valid(0);
+            assert_eq!(is_there, golden::always(column.name()).is_some(), "{}", column.name());
+        }
+    }
+
+    /// The table that authors read, in the README of the Rust SDK.
+    #[test]
+    fn the_documented_columns_are_those_of_the_row() {
+        let readme = include_str!("../../../sdk/rust/README.md");
+        let table = readme.lines().skip_while(|line| !line.starts_with("| column |")).skip(2);
+        let documented: Vec<(&str, &str, bool, bool)> = table
+            .map_while(|line| {
+                let cells: Vec<&str> =
+                    line.strip_prefix("| ")?.split(" | ").map(|cell| cell.trim_matches('`')).collect();
+                Some((cells[0], cells[1], cells[2] == "never", !cells[3].contains("Can't be written")))
+            })
+            .collect();
+        let gives = |column: &ColumnDef| match column.ty {
+            _ if ["properties", "context", "envelope"].contains(&column.name) => "Option<json::Value>",
+            ColumnType::String => "Option<&str>",
+            ColumnType::Timestamp => "Option<Timestamp>",
+            ColumnType::Bool => "Option<bool>",
+            ColumnType::Int64 | ColumnType::Float64 => unreachable!("no column of the base is one"),
+        };
+        let expected: Vec<_> = BASE
+            .iter()
+            .map(|column| (column.name, gives(column), golden::always(column.name).is_some(), column.writable))
+            .collect();
+        assert_eq!(documented, expected);
+    }
+
+    #[test]
     fn columns_of_earlier_steps_have_the_types_of_their_values() {
         let reads = ["flag", "count", "share", "text", "none", "ip"];
         let given = json!([{"count": 1, "share": 1}, {"flag": true, "share": 0.5, "text": "x", "none": null}]);
@@ -250,7 +311,10 @@ mod tests {
         assert_eq!(message, "row 1 has the column \"ip\", which the plugin does not read; it reads url, event");
         let message = error(json!([{"ip": 7}]), &["ip"]);
         assert_eq!(message, "row 0: column \"ip\" is string and can't hold 7");
-        assert!(error(json!([{"event_time": "now"}]), &["event_time"]).contains("is timestamp"));
+        let message = error(json!([{"event_time": "now"}]), &["event_time"]);
+        assert!(message.contains("is timestamp and can't hold \"now\": a time is a whole number"), "{message}");
+        let message = error(json!([{}, {"device_id": null}]), &["device_id"]);
+        assert!(message.starts_with("row 1: column \"device_id\" can't be null"), "{message}");
         assert!(error(json!([{"event_time": 0.5}]), &["event_time"]).contains("can't hold 0.5"));
         assert!(
             error(json!([{"score": 1}, {"score": "x"}]), &["score"]).contains("row 1: column \"score\" is float64")

@@ -166,6 +166,22 @@ fn rows_that_the_plugin_could_not_get_are_refused() {
 }
 
 #[test]
+fn what_no_event_is_without_needs_no_expectation() {
+    // It writes the device's id back as it is.
+    let guest = Guest { reads: vec!["device_id", "event_time"], writes: vec!["device_id"], ..Guest::default() };
+    let verdict = |rows_in: Value, expect: Value| run_case(&guest, json!({"rows_in": rows_in, "expect": expect}));
+    let passes = |rows_in: Value, expect: Value| assert_eq!(verdict(rows_in, expect).unwrap().verdict, Verdict::Passed);
+    passes(json!([{}]), json!([{"keep": [{}]}]));
+    passes(json!([{}]), json!([{"keep": [{"device_id": "a-device"}]}]));
+    passes(
+        json!([{"device_id": "a-device", "event_time": "2026-11-22T10:00:00Z"}]),
+        json!([{"keep": [{"device_id": "a-device"}]}]),
+    );
+    let error = verdict(json!([{"event_time": null}]), json!([{"keep": [{}]}])).unwrap_err().to_string();
+    assert!(error.starts_with("row 0: column \"event_time\" can't be null, every event has it"), "{error}");
+}
+
+#[test]
 fn columns_of_earlier_steps_go_in() {
     // The word comes from a column that no event has.
     let guest = obedient("obedient", "word", "length");

@@ -22,7 +22,7 @@ test("the example does what its cases say", () => {
 
 test("Python's SDK and this one do what the shared cases say", async () => {
   const everything = await loadNative(fileURLToPath(new URL("everything/everything.ts", import.meta.url)));
-  assert.equal(checkCases(everything, new URL("everything/cases", import.meta.url)), 6);
+  assert.equal(checkCases(everything, new URL("everything/cases", import.meta.url)), 7);
 });
 
 test("the example of the README does what it says", async () => {
@@ -49,6 +49,24 @@ const upper = plugin({
     if (event.url === "") return drop("empty");
     event.url = event.url?.toUpperCase();
   },
+});
+
+const timed = plugin({
+  ...base,
+  reads: ["event_time", "device_id"],
+  writes: ["url"],
+  transform() {},
+});
+
+test("what no event is without is never null, and times may be text", () => {
+  const told = (row) => () => run(timed, [{}, row]);
+  const never = /row 1: column "device_id" can't be null, every event has it: leave it out, and it is "a-device"/;
+  assert.throws(told({ device_id: null }), never);
+  assert.throws(told({ event_time: null }), /leave it out, and it is 0, or give a value/);
+  for (const time of ["now", "2023-02-29T00:00:00Z", "2023-01-01T24:00:00Z", "2023-01-01T00:00:00", 0.5]) {
+    assert.throws(told({ event_time: time }), /"event_time" can't hold .*: a time is a whole number of microseconds since/);
+  }
+  assert.deepEqual(told({ event_time: "2026-11-22t10:00:00.5-01:00" })(), [{ keep: [{}] }, { keep: [{}] }]);
 });
 
 function withCases(cases, check) {

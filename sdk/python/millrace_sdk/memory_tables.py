@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .columns import TAGS, ColumnType, Plain, Tag, column_of, values_of
+from .times import micros_of_text
 
 _BASE_TYPES: dict[str, ColumnType] = {"event_time": "timestamp", "received_at": "timestamp", "time_suspect": "bool"}
 
 _HOLDS: dict[Tag, tuple[type, ...]] = {"text": (str,), "int64": (int,), "float64": (int, float), "bool": (bool,)}
+
+_TIME_FORM = (
+    'a time is a whole number of microseconds since 1970-01-01 UTC, or RFC 3339 text as in "2026-11-22T10:00:00Z"'
+)
 
 
 def type_of(name: str, values: Sequence[Any]) -> ColumnType:
@@ -27,9 +32,13 @@ def type_of(name: str, values: Sequence[Any]) -> ColumnType:
 
 def typed_column(name: str, column_type: ColumnType, values: Sequence[Any]) -> Plain:
     tag = TAGS[column_type]
+    form = ""
+    if column_type == "timestamp":
+        values = [micros_of_text(value) for value in values]
+        form = f": {_TIME_FORM}"
     for value in values:
         if value is not None and type(value) not in _HOLDS[tag]:
-            raise ValueError(f"column {name!r} can't hold {value!r}")
+            raise ValueError(f"column {name!r} can't hold {value!r}{form}")
     if tag == "float64":
         values = [None if value is None else float(value) for value in values]
     return column_of(tag, values)

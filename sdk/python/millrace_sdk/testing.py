@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +17,14 @@ from .columns import ColumnType, Manifest, Output, Plain, values_of
 from .memory_tables import MemoryTables, type_of, typed_column
 from .plugin import Plugin, Refused
 from .pure import without_clock_and_chance
+from .times import micros_of_text
 
 CaseRow = Mapping[str, Any]
 Expected = dict[str, Any]
 """What becomes of one row in: `{"keep": [row, …]}`, `{"drop": code}` or `{"fail": code}`."""
+
+_ALWAYS: dict[str, Any] = {"event_id": "an-event", "device_id": "a-device", "event_time": 0, "received_at": 0}
+"""What a column that the engine never leaves null has in rows that do not speak of it."""
 
 _ENTRIES = {"about", "config", "config_error", "tables", "rows_in", "expect"}
 
@@ -38,6 +42,16 @@ def run(
     log: Callable[[str], None] | None = None,
 ) -> list[Expected]:
     """Runs rows through a plugin as one batch, row by row and in halves, and gives what becomes of each."""
+    return _run_natively(plugin, rows, config, tables, log)[1]
+
+
+def _run_natively(
+    plugin: Plugin,
+    rows: Sequence[CaseRow],
+    config: Any,
+    tables: Mapping[str, Any] | None,
+    log: Callable[[str], None] | None,
+) -> tuple[Manifest, list[Expected]]:
     source = lookup_tables.take_from(MemoryTables(tables or {}))
     sink = lines.send_to(log) if log is not None else None
     try:
@@ -49,19 +63,24 @@ def run(
             lines.send_to(sink)
 
 
-def _run(plugin: Plugin, rows: Sequence[CaseRow], config: Any) -> list[Expected]:
+def _run(plugin: Plugin, rows: Sequence[CaseRow], config: Any) -> tuple[Manifest, list[Expected]]:
     try:
         manifest = plugin.describe(json.dumps(config))
     except Refused as error:
         raise CasesError(f"the configuration was refused: {error}") from error
-    for given in rows:
-        for name in given:
+    for at, given in enumerate(rows):
+        for name, value in given.items():
             if name not in manifest.reads:
                 raise CasesError(f"rows_in has the column {name!r}, which the plugin does not read")
+            if value is None and name in _ALWAYS:
+                raise CasesError(
+                    f"row {at}: column {name!r} can't be null, every event has it: "
+                    f"leave it out, and it is {_ALWAYS[name]!r}, or give a value"
+                )
     # By all rows, so that a split does not change them.
     types: dict[str, ColumnType] = {}
     for name in manifest.reads:
-        values = [row.get(name) for row in rows]
+        values = [row.get(name, _ALWAYS.get(name)) for row in rows]
         is_null = all(value is None for value in values)
         declared = plugin.type_of(name) if is_null else None
         types[name] = cast(ColumnType, declared) if declared is not None else type_of(name, values)
@@ -74,7 +93,8 @@ def _run(plugin: Plugin, rows: Sequence[CaseRow], config: Any) -> list[Expected]
                 output = plugin.transform(end - start, batch)
             except Refused as error:
                 raise CasesError(f"rows {start} to {end}: the call failed: {error}") from error
-            outcomes += outcomes_of(manifest, end - start, batch, output)
+            came_out = outcomes_of(manifest, end - start, batch, output)
+            outcomes += [_plain(outcome, row) for outcome, row in zip(came_out, rows[start:end], strict=True)]
         return outcomes
 
     whole = transform([(0, len(rows))])
@@ -86,7 +106,7 @@ def _run(plugin: Plugin, rows: Sequence[CaseRow], config: Any) -> list[Expected]
                     f"row {row} depends on its neighbours:\n"
                     f"  in one batch {_shown(together)}\n  split        {_shown(apart)}"
                 )
-    return whole
+    return manifest, whole
 
 
 def check_cases(plugin: Plugin, directory: Path | str, *, bless: bool | None = None) -> int:
@@ -117,15 +137,17 @@ def _check_case(plugin: Plugin, path: Path, bless: bool) -> None:
         return
     if not bless and len(expect) != len(rows):
         raise CasesError(f"{len(rows)} rows in, but {len(expect)} expectations")
-    outcomes = run(plugin, rows, config=config, tables=tables)
+    manifest, outcomes = _run_natively(plugin, rows, config, tables, None)
     if bless:
         text = json.dumps({**case, "expect": outcomes}, indent=2, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
         return
+    times = {"event_time", "received_at", *(name for name, kind in manifest.adds if kind == "timestamp")}
+    expect = [_plain(expected, row, times) for expected, row in zip(expect, rows, strict=True)]
     differences = [
-        f"row {row}:\n  expected {_shown(_without_nulls(expected))}\n  came out {_shown(outcome)}"
+        f"row {row}:\n  expected {_shown(expected)}\n  came out {_shown(outcome)}"
         for row, (outcome, expected) in enumerate(zip(outcomes, expect, strict=True))
-        if not _same(outcome, _without_nulls(expected))
+        if not _same(outcome, expected)
     ]
     if differences:
         raise CasesError("\n".join(differences))
@@ -157,14 +179,26 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def _without_nulls(expected: Expected) -> Expected:
-    if "keep" not in expected:
-        return expected
-    return {"keep": [{name: value for name, value in row.items() if value is not None} for row in expected["keep"]]}
+def _plain(outcome: Expected, row_in: CaseRow, times: Collection[str] = ()) -> Expected:
+    """An outcome without what goes without saying: nulls, and what a row has in a column of `_ALWAYS` where the row in does
+    not speak of it. Text in the columns `times` becomes microseconds."""
+    if "keep" not in outcome:
+        return outcome
+
+    def dense(row: CaseRow) -> dict[str, Any]:
+        values = {name: micros_of_text(value) if name in times else value for name, value in row.items()}
+        unsaid = {name: _ALWAYS[name] for name in _ALWAYS if name not in row_in}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and not (name in unsaid and _same(value, unsaid[name]))
+        }
+
+    return {"keep": [dense(row) for row in outcome["keep"]]}
 
 
 def _batch(types: Mapping[str, ColumnType], rows: Sequence[CaseRow]) -> list[Plain]:
-    return [typed_column(name, kind, [row.get(name) for row in rows]) for name, kind in types.items()]
+    return [typed_column(name, kind, [row.get(name, _ALWAYS.get(name)) for row in rows]) for name, kind in types.items()]
 
 
 def outcomes_of(manifest: Manifest, rows: int, batch: list[Plain], output: Output) -> list[Expected]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from millrace_sdk import Adds, Event, Reads, Result, Writes, drop, plugin
+from millrace_sdk import Adds, Event, Reads, Result, Timestamp, Writes, drop, plugin
 from millrace_sdk.build import load, plugin_of
 from millrace_sdk.columns import Manifest, Output, Plain
 from millrace_sdk.testing import CasesError, check_cases, outcomes_of, run
@@ -35,6 +35,17 @@ def upper(event: Visit) -> Result:
     return None
 
 
+class Timed(Event):
+    event_time: Reads[Timestamp]
+    device_id: Reads[str]
+    url: Writes[str]
+
+
+@plugin(name="tested", version="1.0.0")
+def timed(event: Timed) -> Result:
+    return None
+
+
 @contextmanager
 def with_cases(cases: dict[str, Any]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as directory:
@@ -51,7 +62,7 @@ class Golden(unittest.TestCase):
     @unittest.skipUnless(SHARED.is_dir(), "not within the repository")
     def test_both_sdks_do_what_the_shared_cases_say(self) -> None:
         path = Path(__file__).parent / "everything" / "everything.py"
-        self.assertEqual(check_cases(plugin_of(path, load(path))[1], SHARED), 6)
+        self.assertEqual(check_cases(plugin_of(path, load(path))[1], SHARED), 7)
 
     def test_the_example_of_the_readme_does_what_it_says(self) -> None:
         readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -64,6 +75,17 @@ class Golden(unittest.TestCase):
             )
             module = load(Path(directory) / "shout.py")
             exec(use.replace('"cases"', repr(f"{directory}/cases")), vars(module))
+
+    def test_what_no_event_is_without_is_never_null_and_times_may_be_text(self) -> None:
+        never = "row 1: column 'device_id' can't be null, every event has it: leave it out, and it is 'a-device'"
+        with self.assertRaisesRegex(CasesError, never):
+            run(timed, [{}, {"device_id": None}])
+        with self.assertRaisesRegex(CasesError, "leave it out, and it is 0, or give a value"):
+            run(timed, [{}, {"event_time": None}])
+        for time in ("now", "2023-02-29T00:00:00Z", "2023-01-01T24:00:00Z", "2023-01-01T00:00:00", 0.5):
+            with self.assertRaisesRegex(ValueError, "'event_time' can't hold .*: a time is a whole number of micro"):
+                run(timed, [{"event_time": time}])
+        self.assertEqual(run(timed, [{"event_time": "2026-11-22t10:00:00.5-01:00"}]), [{"keep": [{}]}])
 
     def test_what_differs_is_told_of_all_cases_and_rows(self) -> None:
         cases: dict[str, Any] = {

@@ -14,9 +14,14 @@
 //! ```
 //!
 //! * `rows_in` has an object per row with the values of columns that the plugin reads; a column that is left out is
-//!   null. Text (JSON text too, byte for byte) is a string, times are whole microseconds since 1970.
+//!   null. What the engine never leaves null has a value then, the same natively and over the component: `event_time` and
+//!   `received_at` are 0 (1970-01-01T00:00:00Z), `event_id` is `an-event` and `device_id` `a-device` ([`always`]). A null
+//!   that is written there is refused.
+//! * Text (JSON text too, byte for byte) is a string. Values of `event_time` and `received_at` are whole microseconds since
+//!   1970 UTC, or RFC 3339 text: `"2026-11-22T10:00:00Z"`.
 //! * `expect` has one entry per row in: `keep` with the rows that came out of it, `drop` or `fail` with the code. A row
-//!   out lists the columns that the plugin writes or adds; a column that is left out is null.
+//!   out lists the columns that the plugin writes or adds; a column that is left out is null, or still has the value that
+//!   it had because it was left out of the row in. RFC 3339 text may stand for the value of any time column.
 //! * `tables` has the lookup tables that the plugin asks for, by name: see [`CaseTable`].
 //! * A case for a configuration that must be refused has `"config_error"`, a part of the message, and neither rows nor
 //!   expectations.
@@ -33,11 +38,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::columns::{Batch, Column, ColumnType, Manifest, Output, Returned, RowOutcome, Values};
+use crate::columns::{AddedColumn, Batch, Column, ColumnType, Manifest, Output, Returned, RowOutcome, Values};
 use crate::{Instance, Transform};
 
+mod given;
 mod tables;
 
+pub use given::{TIME_FORM, always, check_nulls, time_of};
 pub use tables::{CaseTable, MemoryTables};
 
 /// Values of a row by the names of their columns.
@@ -197,9 +204,10 @@ impl Case {
         if self.expect.len() != self.rows_in.len() {
             return Err(format!("{} rows in, but {} expectations", self.rows_in.len(), self.expect.len()));
         }
-        let outcomes = self.run(plugin)?;
+        let manifest = self.describe(plugin)?;
+        let outcomes = self.run_described(&manifest, plugin)?;
         for (row, (outcome, expected)) in outcomes.iter().zip(&self.expect).enumerate() {
-            let expected = expected.without_nulls();
+            let expected = expected.plain(&self.rows_in[row], |column| is_time(&manifest, column));
             if *outcome != expected {
                 return Err(format!("row {row}:\n  expected {expected}\n  came out {outcome}"));
             }
@@ -209,19 +217,28 @@ impl Case {
 
     /// Runs the case as one batch, row by row and in halves; the error tells where these differ.
     pub fn run(&self, plugin: &mut dyn Plugin) -> Result<Vec<Expected>, String> {
+        let manifest = self.describe(plugin)?;
+        self.run_described(&manifest, plugin)
+    }
+
+    fn describe(&self, plugin: &mut dyn Plugin) -> Result<Manifest, String> {
         plugin.set_tables(&self.tables)?;
-        let manifest = plugin
-            .describe(&self.config.to_string())
-            .map_err(|message| format!("the configuration was refused: {message}"))?;
+        let manifest = plugin.describe(&self.config.to_string());
+        manifest.map_err(|message| format!("the configuration was refused: {message}"))
+    }
+
+    fn run_described(&self, manifest: &Manifest, plugin: &mut dyn Plugin) -> Result<Vec<Expected>, String> {
         let rows = self.rows_in.len();
         let mut transform = |ranges: &[Range<usize>]| -> Result<Vec<Expected>, String> {
             let mut outcomes = Vec::new();
             for range in ranges {
-                let batch = batch_of(&manifest, &self.rows_in, range.clone())?;
+                let batch = batch_of(manifest, &self.rows_in, range.clone())?;
                 let output = plugin
                     .transform(batch.clone())
                     .map_err(|message| format!("rows {range:?}: the call failed: {message}"))?;
-                outcomes.extend(outcomes_of(&manifest, &batch, &output)?);
+                let came_out = outcomes_of(manifest, &batch, &output)?;
+                let plain = |(outcome, row_in): (Expected, &Row)| outcome.plain(row_in, |_| false);
+                outcomes.extend(came_out.into_iter().zip(&self.rows_in[range.clone()]).map(plain));
             }
             Ok(outcomes)
         };
@@ -237,21 +254,6 @@ impl Case {
             }
         }
         Ok(whole)
-    }
-}
-
-impl Expected {
-    fn without_nulls(&self) -> Self {
-        match self {
-            Self::Keep(rows) => Self::Keep(
-                rows.iter()
-                    .map(|row| {
-                        row.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect()
-                    })
-                    .collect(),
-            ),
-            other => other.clone(),
-        }
     }
 }
 
@@ -273,9 +275,11 @@ fn batch_of(manifest: &Manifest, all: &[Row], range: Range<usize>) -> Result<Bat
             return Err(format!("rows_in has the column {name:?}, which the plugin does not read"));
         }
     }
+    check_nulls(all)?;
     let columns = manifest.reads.iter().map(|name| {
-        let values: Vec<Option<&Value>> =
-            all.iter().map(|row| row.get(name).filter(|value| !value.is_null())).collect();
+        let unsaid = always(name);
+        let given = |row| Row::get(row, name).filter(|value| !value.is_null());
+        let values: Vec<Option<&Value>> = all.iter().map(|row| given(row).or(unsaid.as_ref())).collect();
         typed_column(name, type_of_column(name, &values), &values[range.clone()])
     });
     Ok(Batch { rows: range.len() as u32, columns: columns.collect::<Result<_, _>>()? })
@@ -285,10 +289,20 @@ fn batch_of(manifest: &Manifest, all: &[Row], range: Range<usize>) -> Result<Bat
 /// that is null throughout passes for text.
 fn type_of_column(name: &str, values: &[Option<&Value>]) -> ColumnType {
     match name {
-        "event_time" | "received_at" => ColumnType::Timestamp,
+        _ if is_base_time(name) => ColumnType::Timestamp,
         "time_suspect" => ColumnType::Bool,
         _ => type_of(values),
     }
+}
+
+fn is_base_time(column: &str) -> bool {
+    matches!(column, "event_time" | "received_at")
+}
+
+/// Whether a column that comes out holds times.
+fn is_time(manifest: &Manifest, column: &str) -> bool {
+    let added = |added: &AddedColumn| added.name == column && added.ty == ColumnType::Timestamp;
+    is_base_time(column) || manifest.adds.iter().any(added)
 }
 
 /// The type of values: text if there are none, int64 if all are whole numbers.
@@ -302,7 +316,10 @@ fn type_of(values: &[Option<&Value>]) -> ColumnType {
 }
 
 fn typed_column(name: &str, ty: ColumnType, values: &[Option<&Value>]) -> Result<Column, String> {
-    let fault = |value: &Value| format!("column {name:?} can't hold {value}");
+    let fault = |value: &Value| match ty {
+        ColumnType::Timestamp => format!("column {name:?} can't hold {value}: {TIME_FORM}"),
+        _ => format!("column {name:?} can't hold {value}"),
+    };
     macro_rules! all {
         ($make:path, $as:expr) => {
             $make(
@@ -314,7 +331,8 @@ fn typed_column(name: &str, ty: ColumnType, values: &[Option<&Value>]) -> Result
         };
     }
     Ok(match ty {
-        ColumnType::Timestamp | ColumnType::Int64 => all!(Column::int64, Value::as_i64),
+        ColumnType::Timestamp => all!(Column::int64, time_of),
+        ColumnType::Int64 => all!(Column::int64, Value::as_i64),
         ColumnType::Bool => all!(Column::bool, Value::as_bool),
         ColumnType::Float64 => all!(Column::float64, Value::as_f64),
         ColumnType::String => all!(Column::text, Value::as_str),

@@ -5,7 +5,7 @@ use crate::columns::{Column, ColumnType, Text, Values};
 use crate::schema::{Spec, Use};
 use crate::store::{Slot, Store, Texts};
 
-/// Microseconds since 1970-01-01 UTC.
+/// Microseconds since 1970-01-01 UTC: the number is `.0`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 

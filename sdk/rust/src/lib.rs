@@ -47,7 +47,7 @@
 //! * `golden` (native builds only) runs a plugin's golden cases; [`Instance`] runs it over plain [`columns`].
 //! * [`export!`] makes the component. The crate must be a `cdylib` (for the component) and a `rlib` (for tests).
 //!
-//! `docs/plugin-tutorial.md` leads from nothing to a plugin in force.
+//! `docs/plugin-tutorial.md` leads from nothing to a plugin in force. The columns of an event are listed [below](#columns-of-an-event).
 //!
 //! # Kinds of columns
 //!
@@ -59,6 +59,8 @@
 //! There is no clock, no randomness, no I/O and no state from one event to the next. An event must give the same rows
 //! whatever stands beside it: the host checks that by splitting batches at random. `std::collections::HashMap` compiles
 //! and has the same order in every instance here, but not natively: don't let its order reach a row.
+//!
+#![doc = include_str!("../README.md")]
 
 // The bindings and the attribute name the crate from within itself and from within plugins alike.
 extern crate self as millrace_sdk;

@@ -152,3 +152,78 @@ fn blessing_writes_what_came_out_and_a_directory_without_cases_is_an_error() {
     assert!(Case::load(Path::new("/no/such/case.json")).is_err());
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+/// Adds whether an event happened in 1970, and a time a second later; writes `event_time` and `device_id` as they are.
+#[derive(Clone, Copy)]
+struct Times;
+
+impl Plugin for Times {
+    fn describe(&mut self, _: &str) -> Result<Manifest, String> {
+        let added = |name: &str, ty| AddedColumn { name: name.into(), ty };
+        Ok(Manifest {
+            name: "times".into(),
+            version: "1.0.0".into(),
+            reads: vec!["event_time".into(), "device_id".into(), "event_id".into()],
+            writes: vec!["event_time".into(), "device_id".into()],
+            adds: vec![added("is_first", ColumnType::Bool), added("later", ColumnType::Timestamp)],
+            tables: Vec::new(),
+            codes: Vec::new(),
+        })
+    }
+
+    fn transform(&mut self, batch: Batch) -> Result<Output, String> {
+        let times = (0..batch.rows as usize).map(|row| batch.columns[0].int(row));
+        let ids = (0..batch.rows as usize).all(|row| batch.columns[1].is_valid(row) && batch.columns[2].is_valid(row));
+        if !ids {
+            return Err("an id is null".into());
+        }
+        let is_first = Column::bool(times.clone().map(|time| Some(time? < 1_000_000)));
+        let later = Column::int64(times.map(|time| Some(time? + 1_000_000)));
+        let added = [is_first, later].map(Returned::Column);
+        let columns = [Returned::Unchanged, Returned::Unchanged].into_iter().chain(added).collect();
+        Ok(Output { columns, sources: None, dropped: Vec::new(), failed: Vec::new() })
+    }
+}
+
+fn times(case: &str) -> Result<(), String> {
+    serde_json::from_str::<Case>(case).unwrap().check(&mut Times)
+}
+
+#[test]
+fn what_no_event_is_without_has_a_value_where_a_case_leaves_it_out() {
+    times(
+        r#"{
+        "rows_in": [{}, {"event_time": 5, "device_id": "a-device"}],
+        "expect": [
+            {"keep": [{"is_first": true, "later": 1000000}]},
+            {"keep": [{"event_time": 5, "device_id": "a-device", "is_first": true, "later": 1000005}]}
+        ]
+    }"#,
+    )
+    .unwrap();
+    // What the value is may be written down.
+    times(r#"{"rows_in": [{}], "expect": [{"keep": [{"event_time": 0, "device_id": "a-device", "is_first": true, "later": 1000000}]}]}"#)
+        .unwrap();
+    let message = times(r#"{"rows_in": [{}, {"event_time": null}], "expect": [{"keep": [{}]}, {"keep": [{}]}]}"#);
+    let expected =
+        "row 1: column \"event_time\" can't be null, every event has it: leave it out, and it is 0, or give a value";
+    assert_eq!(message.unwrap_err(), expected);
+}
+
+#[test]
+fn times_may_be_text() {
+    times(
+        r#"{
+        "rows_in": [{"event_time": "2023-11-14T22:13:20Z"}, {"event_time": 1700000000000000}],
+        "expect": [
+            {"keep": [{"event_time": 1700000000000000, "is_first": false, "later": "2023-11-14T23:13:21+01:00"}]},
+            {"keep": [{"event_time": "2023-11-14T22:13:20Z", "is_first": false, "later": 1700000001000000}]}
+        ]
+    }"#,
+    )
+    .unwrap();
+    let message = times(r#"{"rows_in": [{"event_time": "now"}], "expect": [{"keep": [{}]}]}"#).unwrap_err();
+    let expected = "column \"event_time\" can't hold \"now\": a time is a whole number of microseconds since 1970-01-01 UTC, or \
+                    RFC 3339 text as in \"2026-11-22T10:00:00Z\"";
+    assert_eq!(message, expected);
+}

@@ -8,7 +8,7 @@ import { isDeepStrictEqual } from "node:util";
 
 import { calling, setNative } from "#platform";
 
-import { columnOf, typeOf, valuesOfColumn } from "./columns.js";
+import { ALWAYS, columnOf, timeOf, typeOf, valuesOfColumn } from "./columns.js";
 import { MemoryTables } from "./tables.js";
 
 const shown = (value) => JSON.stringify(value);
@@ -16,7 +16,12 @@ const shown = (value) => JSON.stringify(value);
 const CASE_KEYS = ["about", "config", "config_error", "tables", "rows_in", "expect"];
 
 /** Runs rows through a plugin as one batch, row by row and in halves, and gives what becomes of each. */
-export function run(plugin, rows, { config = {}, tables = {}, log } = {}) {
+export function run(plugin, rows, options) {
+  return runNatively(plugin, rows, options).outcomes;
+}
+
+/** What becomes of each row, and the manifest. */
+function runNatively(plugin, rows, { config = {}, tables = {}, log } = {}) {
   const changes = { tables: new MemoryTables(tables) };
   if (log !== undefined) changes.log = log;
   const before = setNative(changes);
@@ -40,7 +45,7 @@ function runWith(plugin, rows, config) {
         () => plugin.transform(batch),
         (message) => `rows ${from} to ${until}: the call failed: ${message}`,
       );
-      return outcomesOf(manifest, batch, output);
+      return outcomesOf(manifest, batch, output).map((outcome, row) => plain(outcome, rows[from + row], []));
     });
   const whole = transform([[0, rows.length]]);
   const half = rows.length >> 1;
@@ -60,7 +65,7 @@ function runWith(plugin, rows, config) {
       }
     });
   }
-  return whole;
+  return { manifest, outcomes: whole };
 }
 
 /** Runs every case in a directory and throws what differs; with `bless` writes down what came out instead. */
@@ -93,14 +98,15 @@ function checkCase(plugin, file, bless) {
     checkRefusal(plugin, config, tables, part);
     return;
   }
-  const found = bless || expect.length === rows.length ? run(plugin, rows, { config, tables }) : [];
+  if (!bless && expect.length !== rows.length) throw new Error(`${rows.length} rows in, but ${expect.length} expectations`);
+  const { manifest, outcomes } = runNatively(plugin, rows, { config, tables });
   if (bless) {
-    writeFileSync(file, `${JSON.stringify({ ...given, expect: found }, null, 2)}\n`);
+    writeFileSync(file, `${JSON.stringify({ ...given, expect: outcomes }, null, 2)}\n`);
     return;
   }
-  if (expect.length !== rows.length) throw new Error(`${rows.length} rows in, but ${expect.length} expectations`);
-  const differences = found.flatMap((outcome, row) => {
-    const expected = withoutNulls(expect[row]);
+  const times = manifest.adds.filter(({ ty }) => ty === "timestamp").map(({ name }) => name);
+  const differences = outcomes.flatMap((outcome, row) => {
+    const expected = plain(expect[row], rows[row], ["event_time", "received_at", ...times]);
     if (isDeepStrictEqual(outcome, expected)) return [];
     return [`row ${row}:\n  expected ${shown(expected)}\n  came out ${shown(outcome)}`];
   });
@@ -131,23 +137,43 @@ function refusing(call, explain) {
   }
 }
 
-function withoutNulls(expected) {
-  if (expected.keep === undefined) return expected;
-  const dense = (row) => Object.fromEntries(Object.entries(row).filter(([, value]) => value !== null));
-  return { keep: expected.keep.map(dense) };
+/**
+ * An outcome without what goes without saying: nulls, and what a row has in a column of `ALWAYS` where the row in does not
+ * speak of it. Text in the columns `times` becomes microseconds.
+ */
+function plain(outcome, rowIn, times) {
+  if (outcome.keep === undefined) return outcome;
+  const unsaid = (name, value) => value === null || (!Object.hasOwn(rowIn, name) && value === always(name));
+  const dense = (row) =>
+    Object.fromEntries(
+      Object.entries(row)
+        .map(([name, value]) => [name, times.includes(name) ? timeOf(value) : value])
+        .filter(([name, value]) => !unsaid(name, value)),
+    );
+  return { keep: outcome.keep.map(dense) };
+}
+
+function always(name) {
+  return Object.hasOwn(ALWAYS, name) ? ALWAYS[name] : null;
 }
 
 /** The types of the columns by all rows, so that a split does not change them. */
 function typesOf({ reads }, rows) {
-  for (const row of rows) {
-    for (const name of Object.keys(row)) {
+  rows.forEach((row, at) => {
+    for (const [name, value] of Object.entries(row)) {
       if (!reads.includes(name)) throw new Error(`rows_in has the column ${shown(name)}, which the plugin does not read`);
+      if (value === null && always(name) !== null) {
+        throw new Error(
+          `row ${at}: column ${shown(name)} can't be null, every event has it: ` +
+            `leave it out, and it is ${shown(always(name))}, or give a value`,
+        );
+      }
     }
-  }
+  });
   const typed = (name) =>
     typeOf(
       name,
-      rows.map((row) => row[name] ?? null),
+      rows.map((row) => row[name] ?? always(name)),
     );
   return Object.fromEntries(reads.map((name) => [name, typed(name)]));
 }
@@ -157,7 +183,7 @@ function batchOf({ reads }, types, rows) {
     columnOf(
       name,
       types[name],
-      rows.map((row) => row[name] ?? null),
+      rows.map((row) => row[name] ?? always(name)),
     );
   return { rows: rows.length, columns: reads.map(column) };
 }
