@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
+use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
 use millrace_timeline::Timeline;
 use tokio::sync::{mpsc, watch};
@@ -29,6 +29,8 @@ use crate::progress::{JobProgress, Progress};
 /// The revision whose job is a rebuild: it covers every record, and taking it in never leaves a job, since nothing was
 /// written before.
 pub const REBUILD: u64 = 1;
+/// Portions of no more records than this are held in memory as a whole, one more while a store commits.
+const HELD_RECORDS_MAX: u64 = 16_384;
 /// Rebuilds that wait to be noted.
 pub(crate) const REQUESTS_MAX: usize = 4;
 
@@ -74,6 +76,14 @@ struct Portion {
     left: BTreeMap<u32, u64>,
     /// Records that the log has no more.
     frozen: u64,
+}
+
+/// A portion that was made while the one before it was committed.
+struct Made {
+    job: Job,
+    applied: u64,
+    portion: Portion,
+    rewrites: Vec<Rewrite>,
 }
 
 impl Rematerializer {
@@ -159,9 +169,10 @@ impl Rematerializer {
                     let _ = request.send(());
                 }
             }
+            let mut ahead = None;
             while let Some(job) = backlog.jobs.first().cloned().filter(|_| self.requests.is_empty()) {
                 self.processor.pause().wait_running().await;
-                match self.portion(rewriter, &backlog, &job).await {
+                match self.portion(rewriter, &backlog, &job, &mut ahead).await {
                     Ok(after) => backlog = after,
                     Err(failed) => return failed,
                 }
@@ -191,49 +202,52 @@ impl Rematerializer {
         release(&self.progress, &timeline, self.processor.log().as_ref()).await;
     }
 
-    /// Makes one commit's worth of a job again.
-    async fn portion(&self, rewriter: &mut dyn Rewriter, backlog: &Backlog, job: &Job) -> Result<Backlog, Failed> {
-        let (store, revision, applied) = (rewriter.name(), job.revision, backlog.state.applied);
-        let stands = |reason: String| Failed::Job { revision, reason };
-        let timeline = self.processor.timeline().borrow().clone();
-        if timeline.head() < applied {
-            return Err(stands(format!("the timeline ends at {}, the store has applied {applied}", timeline.head())));
-        }
-        let mut starts = BTreeMap::new();
-        for partition in job.below.keys() {
-            let bounds = self.processor.log().bounds(*partition).await.map_err(|error| stands(error.to_string()))?;
-            starts.insert(*partition, bounds.start);
-        }
-        let portion = cut(&timeline, job, &starts, rewriter.records_max());
-        let mut remade = 0;
-        for (partition, range) in &portion.ranges {
-            let segments = self.processor.segments_of(&timeline, revision, applied, *partition, range.clone()).await;
-            let segments = segments.map_err(|error| failed(revision, store, error))?;
-            let mut batches = std::pin::pin!(self.processor.replay(*partition, range.clone(), segments));
-            while let Some(batch) = batches.next().await {
-                let batch = batch.map_err(|error| failed(revision, store, error))?;
-                remade += batch.outcome.offsets.len() as u64;
-                let mut outcome = batch.outcome;
-                let (failures, logs) = (std::mem::take(&mut outcome.failures), std::mem::take(&mut outcome.logs));
-                self.processor.diagnostics().add(*partition, failures, logs);
-                let rewrite = Rewrite {
-                    partition: *partition,
-                    offsets: batch.offsets,
-                    applied,
-                    remade: outcome.offsets,
-                    rows: outcome.rows,
-                    dead: outcome.dead,
-                    dropped: outcome.dropped,
-                };
+    /// Makes one commit's worth of a job again. Where that is little, the next is made while the store commits.
+    async fn portion(
+        &self,
+        rewriter: &mut dyn Rewriter,
+        backlog: &Backlog,
+        job: &Job,
+        ahead: &mut Option<Made>,
+    ) -> Result<Backlog, Failed> {
+        let (store, records) = (rewriter.name(), rewriter.records_max());
+        let (revision, applied) = (job.revision, backlog.state.applied);
+        let made_ahead = ahead.take().filter(|made| made.applied == applied && made.job == *job);
+        let (portion, remade, next) = if records <= HELD_RECORDS_MAX {
+            let made = match made_ahead {
+                Some(made) => made,
+                None => self.make(store, records, applied, job.clone()).await?,
+            };
+            let remade = made.rewrites.iter().map(|rewrite| rewrite.remade.len() as u64).sum();
+            for rewrite in made.rewrites {
                 rewriter.stage(rewrite).await?;
             }
-        }
-        let reason = match timeline.get(revision) {
-            _ if revision == REBUILD => Reason { author: "millrace".into(), reason: "rebuild".into() },
-            Some(revision) => Reason { author: revision.author.clone(), reason: revision.reason.clone() },
-            None => Reason::default(),
+            let next = Job { revision, below: made.portion.left.clone() };
+            (made.portion, remade, Some(next).filter(|next| !next.below.is_empty()))
+        } else {
+            let (portion, timeline) = self.plan(records, applied, job).await?;
+            let mut remade = 0;
+            {
+                let mut rewrites = std::pin::pin!(self.rewrites(store, &timeline, applied, job, &portion));
+                while let Some(rewrite) = rewrites.try_next().await? {
+                    remade += rewrite.remade.len() as u64;
+                    rewriter.stage(rewrite).await?;
+                }
+            }
+            (portion, remade, None)
         };
-        let after = rewriter.commit(revision, &portion.left, &reason).await?;
+        let reason = self.reason(revision);
+        let commit = rewriter.commit(revision, &portion.left, &reason);
+        let make_next = async {
+            match next {
+                // What fails here fails again, in its turn.
+                Some(next) => self.make(store, records, applied, next).await.ok(),
+                None => None,
+            }
+        };
+        let (after, made) = tokio::join!(commit, make_next);
+        let after = after?;
+        *ahead = made;
         self.metrics.remade(store, remade);
         self.progress.update_job(store, revision, |job| {
             job.remade += remade;
@@ -247,6 +261,70 @@ impl Rematerializer {
             tracing::info!(store, revision, "the store has made again what the revision covers");
         }
         Ok(after)
+    }
+
+    fn reason(&self, revision: u64) -> Reason {
+        match self.processor.timeline().borrow().get(revision) {
+            _ if revision == REBUILD => Reason { author: "millrace".into(), reason: "rebuild".into() },
+            Some(revision) => Reason { author: revision.author.clone(), reason: revision.reason.clone() },
+            None => Reason::default(),
+        }
+    }
+
+    /// Which offsets of a job come next, and the timeline that they are made under.
+    async fn plan(&self, records: u64, applied: u64, job: &Job) -> Result<(Portion, Arc<Timeline>), Failed> {
+        let revision = job.revision;
+        let stands = |reason: String| Failed::Job { revision, reason };
+        let timeline = self.processor.timeline().borrow().clone();
+        if timeline.head() < applied {
+            return Err(stands(format!("the timeline ends at {}, the store has applied {applied}", timeline.head())));
+        }
+        let mut starts = BTreeMap::new();
+        for partition in job.below.keys() {
+            let bounds = self.processor.log().bounds(*partition).await.map_err(|error| stands(error.to_string()))?;
+            starts.insert(*partition, bounds.start);
+        }
+        Ok((cut(&timeline, job, &starts, records), timeline))
+    }
+
+    /// A portion as a whole, in memory.
+    async fn make(&self, store: &'static str, records: u64, applied: u64, job: Job) -> Result<Made, Failed> {
+        let (portion, timeline) = self.plan(records, applied, &job).await?;
+        let rewrites = self.rewrites(store, &timeline, applied, &job, &portion).try_collect().await?;
+        Ok(Made { job, applied, portion, rewrites })
+    }
+
+    /// The records of a portion, made again batch by batch.
+    fn rewrites<'a>(
+        &'a self,
+        store: &'static str,
+        timeline: &'a Timeline,
+        applied: u64,
+        job: &'a Job,
+        portion: &'a Portion,
+    ) -> impl Stream<Item = Result<Rewrite, Failed>> + Send + 'a {
+        let revision = job.revision;
+        let of_partition = move |(partition, range): (&'a u32, &'a Range<u64>)| async move {
+            let segments = self.processor.segments_of(timeline, revision, applied, *partition, range.clone()).await;
+            let segments = segments.map_err(|error| failed(revision, store, error))?;
+            let batches = self.processor.replay(*partition, range.clone(), segments);
+            Ok::<_, Failed>(batches.map(move |batch| {
+                let batch = batch.map_err(|error| failed(revision, store, error))?;
+                let mut outcome = batch.outcome;
+                let (failures, logs) = (std::mem::take(&mut outcome.failures), std::mem::take(&mut outcome.logs));
+                self.processor.diagnostics().add(*partition, failures, logs);
+                Ok(Rewrite {
+                    partition: *partition,
+                    offsets: batch.offsets,
+                    applied,
+                    remade: outcome.offsets,
+                    rows: outcome.rows,
+                    dead: outcome.dead,
+                    dropped: outcome.dropped,
+                })
+            }))
+        };
+        stream::iter(portion.ranges.iter()).then(of_partition).try_flatten()
     }
 }
 
