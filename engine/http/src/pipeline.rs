@@ -10,7 +10,7 @@ use millrace_pipeline::pipeline::{Activation, PipelineError, PluginSource, StepS
 use millrace_pipeline::processor::ActivationStart;
 use millrace_pipeline::tokens::Principal;
 use millrace_plugin_host::{Limits, OnError};
-use millrace_timeline::{ChainSpec, Revision, SEMANTICS_VERSION, StepSpec};
+use millrace_timeline::{ChainSpec, Filter, Revision, SEMANTICS_VERSION, StepSpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -36,12 +36,22 @@ fn show_step(step: &StepSpec) -> Value {
     })
 }
 
+/// A filter for everybody who may look: values of columns that may tell of a person are counted only.
+fn show_filter(filter: &Filter) -> Value {
+    const SHOWN: [&str; 6] = ["app", "app_version", "type", "event", "platform", "os"];
+    let columns = filter.columns.iter().map(|(column, values)| {
+        let shown = if SHOWN.contains(&column.as_str()) { json!(values) } else { json!({"values": values.len()}) };
+        (column.clone(), shown)
+    });
+    Value::Object(columns.collect())
+}
+
 fn show_revision(revision: &Revision) -> Value {
     json!({
         "revision": revision.id,
         "kind": revision.kind,
         "ranges": revision.ranges,
-        "filter": revision.filter,
+        "filter": show_filter(&revision.filter),
         "group": revision.group,
         "steps": revision.chain.steps.iter().map(show_step).collect::<Vec<_>>(),
         "semantics": revision.chain.semantics,

@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::costs::Costs;
-use crate::progress::PartitionState;
+use crate::progress::{JobProgress, PartitionState};
 use crate::status::Status;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -231,7 +231,14 @@ impl Metrics {
         let lag_events = Family::<StorePartitionLabel, Gauge>::default();
         let lag_seconds = Family::<StorePartitionLabel, Gauge<f64, AtomicU64>>::default();
         let stopped = Family::<StorePartitionLabel, Gauge>::default();
+        let left = Family::<StoreLabel, Gauge>::default();
+        let stuck = Family::<StoreLabel, Gauge>::default();
         for (store, status) in &status.stores {
+            let label = StoreLabel { store: (*store).to_owned() };
+            let offsets: u64 = status.jobs.iter().map(JobProgress::offsets_left).sum();
+            left.get_or_create(&label).set(offsets as i64);
+            let stand = status.jobs.iter().filter(|job| job.problem.is_some()).count();
+            stuck.get_or_create(&label).set(stand as i64);
             for partition in &status.partitions {
                 let label = StorePartitionLabel { store, partition: partition.partition };
                 lag_events.get_or_create(&label).set(partition.lag_events as i64);
@@ -242,6 +249,8 @@ impl Metrics {
         }
         registry.register("store_lag_events", "Events in the log and not in the store", lag_events);
         registry.register("store_lag_seconds", "Age in the log of the oldest of them", lag_seconds);
+        registry.register("jobs_left_events", "Events that corrections and rebuilds have still to make again", left);
+        registry.register("jobs_stuck", "Corrections and rebuilds that do not go on", stuck);
         registry.register("store_stopped", "1 where a store's partition waits for an operator", stopped);
 
         let mut text = String::new();
@@ -320,6 +329,8 @@ fn parts(registry: &mut Registry, gauges: &Gauges) {
     counter("keyspace_reopens", "Times that the files were opened again after a failed write", keyspace.reopens);
     counter("table_checkpoints", "Checkpoints of the Delta table", gauges.table.checkpoints);
     counter("table_orphans_removed", "Files that no log entry mentions, removed", gauges.table.orphans_removed);
+    counter("table_compactions", "Commits that put files together", gauges.table.compactions);
+    counter("table_files_compacted", "Files that were put together", gauges.table.files_compacted);
     counter("table_maintenance_failures", "Runs of the table's maintenance that failed", gauges.table.failures);
 }
 
