@@ -1,6 +1,5 @@
 //! `millrace preview`, `correct`, `corrections`, `verify` and `dead-letters`.
 
-use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::access::printable;
 use crate::client::Client;
+use crate::correction_report::{show_preview, show_report};
 use crate::pipeline::read_steps;
 use crate::table::{lay_out, thousands};
 
@@ -307,36 +307,6 @@ pub async fn verify(client: &Client, args: &VerifyArgs, json: bool) -> Result<Ex
     Ok(if report["differences"] == json!(0) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What `verify` found, for people.
-pub fn show_report(report: &Value) -> String {
-    let number = |value: &Value| thousands(value.as_u64().unwrap_or(0));
-    let mut out = String::new();
-    let _ = writeln!(out, "{} windows of the log, {} events", number(&report["windows"]), number(&report["records"]));
-    let names = ["rows_checked", "dead_letters_checked", "pending", "unverifiable", "differences"];
-    let rows: Vec<Vec<String>> = report["stores"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(store, found)| std::iter::once(store.clone()).chain(names.map(|name| number(&found[name]))).collect())
-        .collect();
-    out += &lay_out(&["store", "rows", "dead letters", "pending", "unverifiable", "differences"], &rows);
-    for difference in report["first"].as_array().into_iter().flatten() {
-        let text = |key: &str| difference[key].as_str().unwrap_or("");
-        let _ = writeln!(
-            out,
-            "{}: partition {}, offset {}, row {}: {}",
-            text("store"),
-            difference["partition"],
-            difference["offset"],
-            difference["sub"],
-            text("what")
-        );
-    }
-    out +=
-        if report["differences"] == json!(0) { "the stores hold what the log says\n" } else { "THE STORES DIFFER\n" };
-    out
-}
-
 /// `millrace rebuild`.
 pub async fn rebuild(client: &Client, store: &str, no_wait: bool, json: bool) -> Result<()> {
     let noted = client.post_json("/v1/rebuilds", &json!({"store": store})).await?;
@@ -419,61 +389,6 @@ pub async fn dead_letters(client: &Client, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// What a preview found, for people.
-pub fn show_preview(preview: &Value, colour: bool) -> String {
-    let paint = |code: &str, text: String| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text };
-    let number = |key: &str| thousands(preview[key].as_u64().unwrap_or(0));
-    let mut out = String::new();
-    let _ = writeln!(
-        out,
-        "{} of {} events change{}",
-        number("records_changed"),
-        number("records"),
-        if preview["truncated"] == json!(true) { "; the range has more that were not looked at" } else { "" }
-    );
-    for (key, sign, code) in [("rows_added", "+", "32"), ("rows_removed", "-", "31"), ("rows_changed", "~", "33")] {
-        let text = format!("{sign} {} rows {}", number(key), key.trim_start_matches("rows_"));
-        let _ = writeln!(out, "  {}", paint(code, text));
-    }
-    let counts = |key: &str| preview[key].as_object().into_iter().flatten();
-    for (column, rows) in counts("columns") {
-        let _ = writeln!(out, "      {column}: {} rows", thousands(rows.as_u64().unwrap_or(0)));
-    }
-    for (key, what, code) in
-        [("dead_letters_made", "dead letters made", "31"), ("dead_letters_cured", "dead letters cured", "32")]
-    {
-        for (why, events) in counts(key) {
-            let text = format!("{what}: {} ({})", thousands(events.as_u64().unwrap_or(0)), printable(why));
-            let _ = writeln!(out, "  {}", paint(code, text));
-        }
-    }
-    let dates: Vec<&String> = counts("dates").map(|(date, _)| date).collect();
-    if let (Some(first), Some(last)) = (dates.first(), dates.last()) {
-        let _ = writeln!(out, "  {} devices, {} dates, {first} to {last}", number("devices"), dates.len());
-    }
-    for sample in preview["samples"].as_array().into_iter().flatten() {
-        let place = format!("partition {}, offset {}, row {}", sample["partition"], sample["offset"], sample["sub"]);
-        let _ = writeln!(out, "  {place}: {}", sample["change"].as_str().unwrap_or(""));
-        for (column, values) in sample["columns"].as_object().into_iter().flatten() {
-            let shown = |index: usize| values[index].as_str().map_or("null".to_owned(), printable);
-            let _ = writeln!(out, "      {}", paint("31", format!("- {column}: {}", shown(0))));
-            let _ = writeln!(out, "      {}", paint("32", format!("+ {column}: {}", shown(1))));
-        }
-    }
-    let cost = |key: &str, value: &str| preview[key][value].as_f64().unwrap_or(0.0);
-    let _ = writeln!(
-        out,
-        "cost an event: {:.0} ns and {:.0} fuel now, {:.0} ns and {:.0} fuel then; {} revisions; {:.1} s",
-        cost("cost_before", "ns_per_event"),
-        cost("cost_before", "fuel_per_event"),
-        cost("cost_after", "ns_per_event"),
-        cost("cost_after", "fuel_per_event"),
-        preview["revisions"],
-        preview["seconds"].as_f64().unwrap_or(0.0)
-    );
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,18 +405,5 @@ mod tests {
             assert!(progress(left, total, 3, Duration::from_secs(1)).starts_with('['));
         }
         assert!(progress(5, 10, 0, Duration::from_secs(1)).contains("waiting"));
-    }
-
-    #[test]
-    fn a_preview_is_shown_without_control_characters() {
-        let preview = json!({
-            "records": 10, "records_changed": 2, "rows_changed": 2, "columns": {"device_id": 2},
-            "dead_letters_made": {"a@1: bad\u{1b}[2J": 1}, "dates": {"2026-11-03": 2}, "devices": 2, "revisions": 1,
-            "samples": [{"partition": 0, "offset": 5, "sub": 0, "change": "changed",
-                         "columns": {"device_id": ["x", null]}}],
-        });
-        let text = show_preview(&preview, false);
-        assert!(text.contains("2 of 10 events change") && text.contains("+ device_id: null"), "{text}");
-        assert!(!text.contains('\u{1b}'), "{text}");
     }
 }

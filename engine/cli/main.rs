@@ -4,6 +4,7 @@ mod access;
 mod client;
 mod config;
 mod correction;
+mod correction_report;
 mod demo;
 mod history;
 mod import;

@@ -188,7 +188,7 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
             let preview = correction::preview(&client, &request).await?;
             timings.preview_ms = lap(part);
             say("8  what a rule would change that reads the id from where the release has put it …");
-            say(&report::indented(&crate::correction::show_preview(&short(preview), colour())));
+            say(&report::indented(&crate::correction_report::show_preview(&short(preview), colour())));
             say("9  correcting the events of that release, from the log, in both stores …");
             let part = Instant::now();
             let corrected = correction::correct(&client, &request, !json).await?;
@@ -226,7 +226,7 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
         say("   the funnel of the last weeks, before and after");
         say(&report::funnels(&before.weeks, &delta.weeks));
         say("11 verifying: every row of both stores against log and timeline …");
-        say(&report::indented(&crate::correction::show_report(&verified)));
+        say(&report::indented(&crate::correction_report::show_report(&verified)));
         say(&report::stores(&outcome));
         say("\n12 the state of both stores");
         say(&crate::status::show(&client.get("/v1/status").await?));

@@ -29,7 +29,7 @@ use crate::chains::Chains;
 use crate::diagnostics::{Diagnostics, DiagnosticsOptions};
 use crate::housekeeping;
 use crate::ingest::{Ingest, IngestOptions};
-use crate::materialize::{CommitPolicy, Materializer, release};
+use crate::materialize::{CommitPolicy, Materializer};
 use crate::metrics::Metrics;
 use crate::pause::Pause;
 use crate::pipeline::{PipelineError, PipelinePolicy, StepSource};
@@ -171,7 +171,7 @@ pub struct Engine {
     stores: Mutex<Vec<(Box<dyn Store>, CommitPolicy)>>,
     rewriters: Mutex<Vec<Box<dyn Rewriter>>>,
     /// Where a store's loop is asked for a rebuild, by store.
-    rebuilds: Mutex<BTreeMap<&'static str, mpsc::Sender<RebuildRequest>>>,
+    pub(crate) rebuilds: Mutex<BTreeMap<&'static str, mpsc::Sender<RebuildRequest>>>,
     shutdown: watch::Sender<bool>,
     loops: tokio::sync::Mutex<JoinSet<()>>,
     kept: Mutex<Vec<Box<dyn std::any::Any + Send>>>,
@@ -353,36 +353,6 @@ impl Engine {
     pub async fn drain(&self) -> Result<(), String> {
         let ends = self.log_ends().await.map_err(|error| error.to_string())?;
         self.progress.wait_for(&ends).await
-    }
-
-    /// Returns once both stores have taken in the whole timeline and have nothing left to make again, or with the reason
-    /// why one can't.
-    pub async fn settle(&self) -> Result<(), String> {
-        let head = self.timeline.borrow().head();
-        self.progress.wait_for_revision(head).await
-    }
-
-    /// Has every row of one store made again from the log, beside the other and beside live traffic. Returns once that is
-    /// durably noted; [`Progress`] tells how far it has come.
-    ///
-    /// # Errors
-    /// When there is no such store, its loop has stopped, or the store can't be written.
-    pub async fn rebuild(&self, store: &str) -> Result<(), StoreError> {
-        let refused = |store, detail: &str| StoreError::Unavailable { store, detail: detail.to_owned() };
-        let sender = self.rebuilds.lock().unwrap_or_else(PoisonError::into_inner).get(store).cloned();
-        let Some(sender) = sender else {
-            return Err(StoreError::Broken { store: "rebuild", detail: format!("there is no store {store:?}") });
-        };
-        let (answer, noted) = tokio::sync::oneshot::channel();
-        let gone = |_| refused("rebuild", "the store's loop has stopped");
-        sender.try_send(answer).map_err(|_| refused("rebuild", "other rebuilds wait already"))?;
-        noted.await.map_err(gone)
-    }
-
-    /// Tells the log what must stay.
-    pub(crate) async fn hold_log(&self) {
-        let timeline = self.timeline.borrow().clone();
-        release(&self.progress, &timeline, self.log.as_ref()).await;
     }
 
     /// What an operator sees.

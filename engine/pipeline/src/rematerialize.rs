@@ -14,13 +14,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
 use millrace_timeline::Timeline;
 use tokio::sync::{mpsc, watch};
 
+use crate::engine::Engine;
 use crate::materialize::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, release, stopped};
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
@@ -325,6 +326,38 @@ impl Rematerializer {
             }))
         };
         stream::iter(portion.ranges.iter()).then(of_partition).try_flatten()
+    }
+}
+
+impl Engine {
+    /// Returns once both stores have taken in the whole timeline and have nothing left to make again, or with the reason
+    /// why one can't.
+    pub async fn settle(&self) -> Result<(), String> {
+        let head = self.timeline.borrow().head();
+        self.progress().wait_for_revision(head).await
+    }
+
+    /// Has every row of one store made again from the log, beside the other and beside live traffic. Returns once that is
+    /// durably noted; [`Progress`] tells how far it has come.
+    ///
+    /// # Errors
+    /// When there is no such store, its loop has stopped, or the store can't be written.
+    pub async fn rebuild(&self, store: &str) -> Result<(), StoreError> {
+        let refused = |store, detail: &str| StoreError::Unavailable { store, detail: detail.to_owned() };
+        let sender = self.rebuilds.lock().unwrap_or_else(PoisonError::into_inner).get(store).cloned();
+        let Some(sender) = sender else {
+            return Err(StoreError::Broken { store: "rebuild", detail: format!("there is no store {store:?}") });
+        };
+        let (answer, noted) = tokio::sync::oneshot::channel();
+        let gone = |_| refused("rebuild", "the store's loop has stopped");
+        sender.try_send(answer).map_err(|_| refused("rebuild", "other rebuilds wait already"))?;
+        noted.await.map_err(gone)
+    }
+
+    /// Tells the log what must stay.
+    pub(crate) async fn hold_log(&self) {
+        let timeline = self.timeline.borrow().clone();
+        release(self.progress(), &timeline, self.log()).await;
     }
 }
 
