@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A table of a million rows of one log partition and date gets 50,000 of them made again: once neighbours, once every
-//! twentieth, so that all other rows are copied. Then another table of 2,000 small files is compacted.
+//! twentieth, so that all other rows are copied. That makes one file of the table,
+//! of which the neighbours are made again. Then another table of 2,000 small files is compacted.
 
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     correct(&mut store, 1, (400_000..450_000).collect()).await?;
     println!("every twentieth");
     correct(&mut store, 2, (0..ROWS).step_by(20).collect()).await?;
+    let size = store.reader().status().await?;
+    println!("{} rows in {} files of {} MiB", size.rows, size.files, size.bytes >> 20);
+    println!("neighbours");
+    correct(&mut store, 3, (400_000..450_000).collect()).await?;
     let size = store.reader().status().await?;
     println!("{} rows in {} files of {} MiB", size.rows, size.files, size.bytes >> 20);
 

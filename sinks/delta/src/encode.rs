@@ -13,6 +13,7 @@ use deltalake::logstore::object_store::{ObjectStore, path::Path};
 use millrace_rows::schema::EVENT_DATE;
 use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::basic::{Compression as Codec, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use tokio::io::AsyncWriteExt;
@@ -65,6 +66,7 @@ pub(crate) struct Target {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) compression: Compression,
     pub(crate) file_bytes_max: u64,
+    pub(crate) row_group_rows_max: usize,
     /// Every path created since the last commit, for deletion if there is none.
     pub(crate) created: Mutex<Vec<String>>,
 }
@@ -80,14 +82,14 @@ impl Target {
     }
 }
 
-fn properties(compression: Compression) -> WriterProperties {
+fn properties(compression: Compression, row_group_rows_max: usize) -> WriterProperties {
     let codec = match compression {
         Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
         Compression::Snappy => Codec::SNAPPY,
     };
     let mut properties = WriterProperties::builder()
         .set_compression(codec)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
+        .set_max_row_group_row_count(Some(row_group_rows_max.max(1)))
         .set_statistics_enabled(EnabledStatistics::None)
         .set_created_by(concat!("millrace ", env!("CARGO_PKG_VERSION")).to_owned());
     for column in STATS_COLUMNS {
@@ -106,12 +108,22 @@ pub fn encode_only<W: Write + Send>(
     schema: SchemaRef,
     compression: Compression,
 ) -> Result<ArrowWriter<W>, String> {
-    let options = ArrowWriterOptions::new().with_properties(properties(compression)).with_skip_arrow_metadata(true);
-    ArrowWriter::try_new_with_options(out, schema, options).map_err(|error| error.to_string())
+    encode_with(out, schema, compression, ROW_GROUP_ROWS_MAX).map_err(|error| error.to_string())
+}
+
+pub(crate) fn encode_with<W: Write + Send>(
+    out: W,
+    schema: SchemaRef,
+    compression: Compression,
+    row_group_rows_max: usize,
+) -> Result<ArrowWriter<W>, ParquetError> {
+    let properties = properties(compression, row_group_rows_max);
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(out, schema, options)
 }
 
 /// Where the bytes of one file go, and how many went.
-struct Sink {
+pub(crate) struct Sink {
     to: Destination,
     written: u64,
 }
@@ -147,10 +159,59 @@ impl Sink {
     }
 }
 
+/// A data file that was created.
+pub(crate) struct Created {
+    pub(crate) path: String,
+    date: String,
+}
+
+/// Creates a new data file for rows of one log partition and day.
+pub(crate) fn create(target: &Target, partition: u32, day: i32) -> Result<(Created, Sink), EncodeError> {
+    let date = date_of(day).ok_or_else(|| EncodeError::new(EVENT_DATE, format!("day {day} has no date")))?.to_string();
+    let name = uuid::Uuid::now_v7();
+    let path = format!("{EVENT_DATE}={date}/{FILE_PREFIX}{partition}-{name}{FILE_SUFFIX}");
+    // Known before it exists: a file that is created and not known would stay.
+    target.created.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+    let to = match &target.local {
+        Some(root) => {
+            let file = root.join(&path);
+            let directory = file.parent().unwrap_or(root);
+            create_directory(directory)
+                .and_then(|()| File::create_new(&file))
+                .map(Destination::Local)
+                .map_err(|error| EncodeError::new(&path, error))?
+        }
+        None => {
+            let upload = BufWriter::new(target.store.clone(), Path::from(path.as_str()));
+            Destination::Remote(Box::new(upload), Handle::current())
+        }
+    };
+    Ok((Created { path, date }, Sink { to, written: 0 }))
+}
+
+impl Created {
+    pub(crate) fn error(&self, detail: impl std::fmt::Display) -> EncodeError {
+        EncodeError::new(&self.path, detail)
+    }
+
+    /// Makes what was written durable.
+    pub(crate) fn complete(self, sink: Sink, stats: &FileStats) -> Result<StagedFile, EncodeError> {
+        let size = sink.close().map_err(|error| self.error(error))?;
+        fail::fail_point!("delta::stage::written", |_| std::process::abort());
+        Ok(StagedFile {
+            path: self.path,
+            date: self.date,
+            size,
+            rows: stats.rows(),
+            stats: stats.to_json(),
+            modified_ms: chrono::Utc::now().timestamp_millis(),
+        })
+    }
+}
+
 /// An open data file.
 pub(crate) struct FileWriter {
-    path: String,
-    date: String,
+    created: Created,
     schema: SchemaRef,
     writer: ArrowWriter<Sink>,
     stats: FileStats,
@@ -158,29 +219,10 @@ pub(crate) struct FileWriter {
 
 impl FileWriter {
     fn create(target: &Target, partition: u32, day: i32, schema: &SchemaRef) -> Result<Self, EncodeError> {
-        let error = |path: &str, detail: String| EncodeError { path: path.to_owned(), detail };
-        let date = date_of(day).ok_or_else(|| error(EVENT_DATE, format!("day {day} has no date")))?.to_string();
-        let name = uuid::Uuid::now_v7();
-        let path = format!("{EVENT_DATE}={date}/{FILE_PREFIX}{partition}-{name}{FILE_SUFFIX}");
-        // Known before it exists: a file that is created and not known would stay.
-        target.created.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
-        let to = match &target.local {
-            Some(root) => {
-                let file = root.join(&path);
-                let directory = file.parent().unwrap_or(root);
-                create_directory(directory)
-                    .and_then(|()| File::create_new(&file))
-                    .map(Destination::Local)
-                    .map_err(|e| error(&path, e.to_string()))?
-            }
-            None => {
-                let upload = BufWriter::new(target.store.clone(), Path::from(path.as_str()));
-                Destination::Remote(Box::new(upload), Handle::current())
-            }
-        };
-        let sink = Sink { to, written: 0 };
-        let writer = encode_only(sink, schema.clone(), target.compression).map_err(|detail| error(&path, detail))?;
-        Ok(Self { path, date, schema: schema.clone(), writer, stats: FileStats::default() })
+        let (created, sink) = create(target, partition, day)?;
+        let writer = encode_with(sink, schema.clone(), target.compression, target.row_group_rows_max);
+        let writer = writer.map_err(|error| created.error(error))?;
+        Ok(Self { created, schema: schema.clone(), writer, stats: FileStats::default() })
     }
 
     /// Whether every column of `schema` is one of this file.
@@ -189,10 +231,10 @@ impl FileWriter {
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
-        let error = |detail: String| EncodeError { path: self.path.clone(), detail };
-        fail::fail_point!("delta::stage::full", |_| Err(error("No space left on device (injected)".to_owned())));
-        let padded = pad(batch, &self.schema).map_err(|e| error(e.to_string()))?;
-        self.writer.write(&padded).map_err(|e| error(e.to_string()))?;
+        let created = &self.created;
+        fail::fail_point!("delta::stage::full", |_| Err(created.error("No space left on device (injected)")));
+        let padded = pad(batch, &self.schema).map_err(|error| created.error(error))?;
+        self.writer.write(&padded).map_err(|error| created.error(error))?;
         self.stats.update(&padded);
         Ok(())
     }
@@ -207,18 +249,8 @@ impl FileWriter {
     }
 
     fn finish(self) -> Result<StagedFile, EncodeError> {
-        let error = |detail: String| EncodeError { path: self.path.clone(), detail };
-        let sink = self.writer.into_inner().map_err(|e| error(e.to_string()))?;
-        let size = sink.close().map_err(|e| error(e.to_string()))?;
-        fail::fail_point!("delta::stage::written", |_| std::process::abort());
-        Ok(StagedFile {
-            path: self.path,
-            date: self.date,
-            size,
-            rows: self.stats.rows(),
-            stats: self.stats.to_json(),
-            modified_ms: chrono::Utc::now().timestamp_millis(),
-        })
+        let sink = self.writer.into_inner().map_err(|error| self.created.error(error))?;
+        self.created.complete(sink, &self.stats)
     }
 }
 

@@ -81,6 +81,8 @@ pub(crate) struct Correction {
     pub(crate) reason: Reason,
     /// The records whose rows give way, by log partition.
     pub(crate) remade: Arc<Remade>,
+    /// Row groups that went from file to file as they are.
+    pub(crate) copied_row_groups: u64,
 }
 
 /// A data file that a commit takes out of force.
@@ -140,7 +142,7 @@ impl Commit {
                 json!({"mode": "Append", "partitionBy": format!("[{EVENT_DATE:?}]")}),
                 json!({"numFiles": self.files.len().to_string(), "numOutputRows": rows, "numOutputBytes": bytes}),
             ),
-            Cause::Correct(Correction { revision, reason, .. }) => {
+            Cause::Correct(Correction { revision, reason, copied_row_groups, .. }) => {
                 let Reason { author, reason } = reason;
                 for (name, value) in
                     [("revision", json!(revision)), ("author", json!(author)), ("reason", json!(reason))]
@@ -153,6 +155,7 @@ impl Commit {
                     "numAddedBytes": bytes,
                     "numRemovedBytes": removed_bytes,
                     "numOutputRows": rows,
+                    "numCopiedRowGroups": copied_row_groups.to_string(),
                 });
                 ("CORRECT", json!({"revision": revision.to_string(), "author": author, "reason": reason}), metrics)
             }
@@ -293,6 +296,7 @@ mod tests {
             revision: 3,
             reason: Reason { author: "ann".into(), reason: "typo".into() },
             remade: Arc::new(Remade([(7, [4, 5].into_iter().collect())].into())),
+            copied_row_groups: 0,
         };
         let path = "event_date=2026-11-03/millrace-7-y.parquet";
         let removed = Removed { path: path.into(), date: "2026-11-03".into(), size: 9 };

@@ -62,6 +62,22 @@ impl ChunkReader for Input {
     }
 }
 
+/// The bytes of a data file, by its path relative to the table. Blocks.
+///
+/// # Errors
+/// When it can't be read.
+pub(crate) fn bytes_of(table: &Table, runtime: &Handle, path: &str) -> std::result::Result<Input, StoreError> {
+    let input = match &table.local {
+        Some(root) => File::open(root.join(path)).map(Input::Local).map_err(|error| error.to_string()),
+        None => {
+            let (store, at) = (table.log_store.object_store(None), Path::from(path));
+            let bytes = runtime.block_on(async { store.get(&at).await?.bytes().await });
+            bytes.map(Input::Remote).map_err(|error| error.to_string())
+        }
+    };
+    input.map_err(|error| unavailable(format!("{path}: {error}")))
+}
+
 /// Opens a data file by its path relative to the table. Blocks.
 ///
 /// # Errors
@@ -71,14 +87,6 @@ pub(crate) fn open(
     runtime: &Handle,
     path: &str,
 ) -> std::result::Result<ParquetRecordBatchReaderBuilder<Input>, StoreError> {
-    let input = match &table.local {
-        Some(root) => File::open(root.join(path)).map(Input::Local).map_err(|error| error.to_string()),
-        None => {
-            let (store, at) = (table.log_store.object_store(None), Path::from(path));
-            let bytes = runtime.block_on(async { store.get(&at).await?.bytes().await });
-            bytes.map(Input::Remote).map_err(|error| error.to_string())
-        }
-    };
-    let input = input.map_err(|error| unavailable(format!("{path}: {error}")))?;
+    let input = bytes_of(table, runtime, path)?;
     ParquetRecordBatchReaderBuilder::try_new(input).map_err(|error| broken(format!("{path}: {error}")))
 }

@@ -38,8 +38,13 @@
 //! of force, and its other rows are written again, merged in the order of the log with the new rows of their date and
 //! log partition. Removes, adds, new columns and what is left of the job are one entry, so a reader of any version sees
 //! every record once. The commit relies on `applied`, on its job, on each file that it removes being in force, and on
-//! nobody else adding rows of its records; live commits between are gone along with. A row group is never copied
-//! undecoded, and files without a record of these are never touched.
+//! nobody else adding rows of its records; live commits between are gone along with.
+//!
+//! The cost follows what is made again, not the size of the files: files without a record of these are never touched,
+//! and a row group of at most 64k rows that holds none of them, and has no new row between its offsets, is copied into
+//! the new file undecoded (`numCopiedRowGroups` in the entry). This goes for files on this machine that have all columns
+//! of the table and row groups apart by offset; any other, so any on an object store, is decoded and written again as a
+//! whole.
 //!
 //! # Compaction
 //!
@@ -85,6 +90,7 @@ pub mod conflict;
 mod encode;
 mod entry;
 mod error;
+mod groups;
 mod input;
 pub mod local;
 mod maintain;
@@ -96,6 +102,7 @@ mod options;
 mod put;
 pub mod reader;
 mod rewriter;
+mod splice;
 mod split;
 mod staging;
 mod stats;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, UInt32Array};
-use arrow::compute::{interleave_record_batch, take_record_batch};
+use arrow::compute::{and, interleave_record_batch, take_record_batch};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -17,10 +17,13 @@ use millrace_rows::StoreError;
 use millrace_rows::schema::{OFFSET, PARTITION, SUB};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowPredicateFn, ParquetRecordBatchReader, RowFilter};
+use parquet::file::metadata::ParquetMetaData;
+use parquet::schema::types::SchemaDescriptor;
 use tokio::runtime::Handle;
 
 use crate::encode::StagedFile;
 use crate::error::{broken, unavailable};
+use crate::groups::{self, Group};
 use crate::input;
 use crate::offsets::Remade;
 use crate::reader::{DataFile, fit, group_offsets};
@@ -40,16 +43,74 @@ pub(crate) struct Source {
     pub(crate) file: DataFile,
     /// The records whose rows are left out.
     pub(crate) remade: Option<Arc<Remade>>,
+    /// Only these row groups, in order.
+    pub(crate) groups: Option<Vec<usize>>,
+    /// Only offsets in these ranges, which include their ends.
+    within: Option<Arc<Vec<(i64, i64)>>>,
 }
 
 impl Source {
     pub(crate) fn whole(file: DataFile) -> Self {
-        Self { file, remade: None }
+        Self { file, remade: None, groups: None, within: None }
+    }
+
+    /// What is left of a file.
+    pub(crate) fn without(file: DataFile, remade: Arc<Remade>) -> Self {
+        Self { remade: Some(remade), ..Self::whole(file) }
+    }
+
+    /// Only the rows with offsets in these ranges.
+    pub(crate) fn within(self, ranges: Arc<Vec<(i64, i64)>>) -> Self {
+        Self { within: Some(ranges), ..self }
+    }
+
+    /// The row groups that are read, if not all.
+    fn groups(&self, metadata: &ParquetMetaData) -> Option<Vec<usize>> {
+        let Some(ranges) = &self.within else { return self.groups.clone() };
+        let inside = |at: &usize| {
+            let bounds = metadata.row_groups().get(*at).and_then(group_offsets);
+            bounds.is_none_or(|(low, high)| ranges.iter().any(|range| range.0 <= high && low <= range.1))
+        };
+        let all = || (0..metadata.num_row_groups()).collect();
+        Some(self.groups.clone().unwrap_or_else(all).into_iter().filter(inside).collect())
+    }
+
+    /// Which rows are taken; `None` is all of them.
+    fn filter(&self, schema: &SchemaDescriptor) -> Option<RowFilter> {
+        let (remade, within) = (self.remade.clone(), self.within.clone());
+        if remade.is_none() && within.is_none() {
+            return None;
+        }
+        let lineage = ProjectionMask::columns(schema, [PARTITION, OFFSET]);
+        let taken = ArrowPredicateFn::new(lineage, move |rows| {
+            let mut taken = match &remade {
+                Some(remade) => stays(&rows, remade)?,
+                None => BooleanArray::from(vec![true; rows.num_rows()]),
+            };
+            if let Some(ranges) = &within {
+                let inside = |offset: i64| ranges.iter().any(|(low, high)| (*low..=*high).contains(&offset));
+                let offsets = integers(&rows, OFFSET)?;
+                let inside = offsets.iter().map(|offset| Some(offset.is_some_and(inside))).collect();
+                taken = and(&taken, &inside)?;
+            }
+            Ok(taken)
+        });
+        Some(RowFilter::new(vec![Box::new(taken)]))
     }
 
     fn bounds(&self) -> (i64, i64) {
         self.file.offsets.unwrap_or((i64::MIN, i64::MAX))
     }
+}
+
+/// What [`count`] finds out about a file.
+pub(crate) struct Counted {
+    /// Rows that give way.
+    pub(crate) gone: u64,
+    /// Rows that stay.
+    pub(crate) kept: u64,
+    /// Its row groups, if it can be spliced.
+    pub(crate) groups: Option<Vec<Group>>,
 }
 
 /// How many rows of a file give way, and how many stay. Reads nothing but lineage, and of that only the row groups that
@@ -59,27 +120,52 @@ pub(crate) fn count(
     runtime: &Handle,
     file: &DataFile,
     remade: &Arc<Remade>,
-) -> Result<(u64, u64), StoreError> {
+    written: &SchemaDescriptor,
+) -> Result<Counted, StoreError> {
     let wrong = |error: &dyn std::fmt::Display| broken(format!("{}: {error}", file.path));
     let builder = input::open(table, runtime, &file.path)?;
-    let (mut gone, mut kept) = (0, 0);
-    let mut undecided = Vec::new();
-    for (at, group) in builder.metadata().row_groups().iter().enumerate() {
-        if remade.may_be_in(file.partitions, group_offsets(group)) {
-            undecided.push(at);
-        } else {
-            kept += u64::try_from(group.num_rows()).unwrap_or(0);
+    let metadata = builder.metadata().clone();
+    let rows_of = |at: usize| usize::try_from(metadata.row_group(at).num_rows()).unwrap_or(0);
+    let mut kept: Vec<u64> = (0..metadata.num_row_groups()).map(|at| rows_of(at) as u64).collect();
+    let undecided: Vec<usize> = (0..kept.len())
+        .filter(|at| remade.may_be_in(file.partitions, group_offsets(metadata.row_group(*at))))
+        .collect();
+    let lineage = ProjectionMask::columns(builder.parquet_schema(), [PARTITION, OFFSET]);
+    let rows = builder.with_projection(lineage).with_row_groups(undecided.clone());
+    let rows = rows.build().map_err(|error| wrong(&error))?;
+    let mut gone = 0;
+    // A batch may have the end of one row group and the start of the next.
+    let mut undecided = undecided.into_iter();
+    let (mut group, mut left) = (0, 0);
+    for batch in rows {
+        let stays = stays(&batch.map_err(|error| wrong(&error))?, remade).map_err(|error| wrong(&error))?;
+        let mut at = 0;
+        while at < stays.len() {
+            while left == 0 {
+                group = undecided.next().ok_or_else(|| wrong(&"more rows than its row groups have"))?;
+                left = rows_of(group);
+            }
+            let count = left.min(stays.len() - at);
+            let here = stays.slice(at, count).false_count() as u64;
+            gone += here;
+            kept[group] -= here;
+            (at, left) = (at + count, left - count);
         }
     }
-    let lineage = ProjectionMask::columns(builder.parquet_schema(), [PARTITION, OFFSET]);
-    let rows = builder.with_projection(lineage).with_row_groups(undecided).build().map_err(|error| wrong(&error))?;
-    for batch in rows {
+    let groups = if gone == 0 { None } else { groups::spliceable(table, file, &metadata, written, &kept) };
+    Ok(Counted { gone, kept: kept.iter().sum(), groups })
+}
+
+/// Adds the offsets of all rows of a file. Blocks.
+pub(crate) fn offsets(table: &Table, runtime: &Handle, file: &DataFile, into: &mut Vec<i64>) -> Result<(), StoreError> {
+    let wrong = |error: &dyn std::fmt::Display| broken(format!("{}: {error}", file.path));
+    let builder = input::open(table, runtime, &file.path)?;
+    let column = ProjectionMask::columns(builder.parquet_schema(), [OFFSET]);
+    for batch in builder.with_projection(column).build().map_err(|error| wrong(&error))? {
         let batch = batch.map_err(|error| wrong(&error))?;
-        let stays = stays(&batch, remade).map_err(|error| wrong(&error))?;
-        kept += stays.true_count() as u64;
-        gone += stays.false_count() as u64;
+        into.extend(integers(&batch, OFFSET).map_err(|error| wrong(&error))?.iter().flatten());
     }
-    Ok((gone, kept))
+    Ok(())
 }
 
 /// Which rows are of no record that was made again.
@@ -153,10 +239,11 @@ impl Merge {
         let mut builder = input::open(&self.table, &self.runtime, &source.file.path)?;
         let columns = self.schema.fields().iter().map(|field| field.name().as_str());
         let projection = ProjectionMask::columns(builder.parquet_schema(), columns);
-        if let Some(remade) = source.remade.clone() {
-            let lineage = ProjectionMask::columns(builder.parquet_schema(), [PARTITION, OFFSET]);
-            let stay = ArrowPredicateFn::new(lineage, move |rows| stays(&rows, &remade));
-            builder = builder.with_row_filter(RowFilter::new(vec![Box::new(stay)]));
+        if let Some(filter) = source.filter(builder.parquet_schema()) {
+            builder = builder.with_row_filter(filter);
+        }
+        if let Some(groups) = source.groups(builder.metadata()) {
+            builder = builder.with_row_groups(groups);
         }
         let reader = builder.with_projection(projection).with_batch_size(BATCH_ROWS).build();
         let reader = reader.map_err(|error| wrong(&error))?;

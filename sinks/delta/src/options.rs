@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::encode::ROW_GROUP_ROWS_MAX;
+
 /// Compression of the parquet pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -51,6 +53,9 @@ pub struct Options {
     pub compact_bytes: u64,
     /// Fewest such files that a date and log partition must have before any of them are compacted.
     pub compact_files_min: usize,
+    /// Most rows of a row group: the unit that a correction copies or rewrites. For tests.
+    #[doc(hidden)]
+    pub row_group_rows_max: usize,
 }
 
 /// The shortest log retention that a table may have: half of it bounds the age of the view that a commit starts from.
@@ -74,6 +79,7 @@ impl Default for Options {
             compaction: true,
             compact_bytes: 128 << 20,
             compact_files_min: 4,
+            row_group_rows_max: ROW_GROUP_ROWS_MAX,
         }
     }
 }

@@ -18,6 +18,7 @@ use chrono::NaiveDate;
 use deltalake::kernel::Snapshot;
 use millrace_rows::schema::{EVENT_DATE, OFFSET, PARTITION};
 use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
+use parquet::arrow::ArrowSchemaConverter;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ use crate::columns::Columns;
 use crate::encode::StagedFile;
 use crate::entry::{Cause, Commit, Correction, PartitionCounts, Removed};
 use crate::error::{STORE, broken, fenced, unavailable};
+use crate::groups::{self, Group, Parts};
 use crate::markers::{Marker, as_marker};
 use crate::merge::{self, Source};
 use crate::names::file_name;
@@ -165,7 +167,17 @@ struct Affected {
     files: Vec<DataFile>,
     /// Those with rows that stay and how many rows these are, by date and log partition; `None` is for files of several
     /// partitions.
-    kept: BTreeMap<(NaiveDate, Option<u32>), (u64, Vec<Source>)>,
+    kept: BTreeMap<(NaiveDate, Option<u32>), Kept>,
+}
+
+/// What is left of files of one date and log partition.
+#[derive(Default)]
+struct Kept {
+    rows: u64,
+    /// Files of which row groups can be copied, and these.
+    spliceable: Vec<(Source, Vec<Group>)>,
+    /// Other files.
+    merged: Vec<Source>,
 }
 
 impl DeltaRewriter {
@@ -233,7 +245,12 @@ impl DeltaRewriter {
             }
             markers.push((Marker::Job(job.revision, *partition), as_marker(*below).map_err(broken)?));
         }
-        let cause = Correction { revision: job.revision, reason: Reason::default(), remade: Arc::default() };
+        let cause = Correction {
+            revision: job.revision,
+            reason: Reason::default(),
+            remade: Arc::default(),
+            copied_row_groups: 0,
+        };
         let commit = Commit {
             id: Uuid::now_v7().to_string(),
             applied: state.applied,
@@ -264,7 +281,12 @@ impl DeltaRewriter {
         let mut commit = Commit {
             id: Uuid::now_v7().to_string(),
             applied: position.known.state.applied,
-            cause: Cause::Correct(Correction { revision, reason: reason.clone(), remade: remade.clone() }),
+            cause: Cause::Correct(Correction {
+                revision,
+                reason: reason.clone(),
+                remade: remade.clone(),
+                copied_row_groups: 0,
+            }),
             partitions: counts,
             files: self.staging.finish().await?,
             removes: BTreeMap::new(),
@@ -294,32 +316,69 @@ impl DeltaRewriter {
         let seen = Seen::now();
         let snapshot = self.table.snapshot().await?;
         known.renew(self.table.view_of(&snapshot, seen).await?, |marker| commit.relies_on(marker))?;
-        let affected = affected(&self.table, &snapshot, remade).await?;
-        commit.removes = removes_of(&self.table, &snapshot, &affected.files).await?;
         let schema = file_schema(&snapshot, &known.columns);
-        for ((date, partition), (kept, mut sources)) in affected.kept {
+        let affected = affected(&self.table, &snapshot, remade, &schema).await?;
+        commit.removes = removes_of(&self.table, &snapshot, &affected.files).await?;
+        let mut copied = 0;
+        for ((date, partition), kept) in affected.kept {
             // The new rows of the same date and log partition go into the same files.
             let here = |file: &mut StagedFile| {
                 let file = DataFile::staged(file);
                 partition.is_some() && file.partition() == partition && file.date == Some(date)
             };
             let new: Vec<StagedFile> = commit.files.extract_if(.., here).collect();
-            sources.extend(new.iter().map(|file| Source::whole(DataFile::staged(file))));
-            let written = merge::write(&self.table, &mut self.staging, &schema, date, sources).await?;
-            let rows = |files: &[StagedFile]| files.iter().map(|file| file.rows).sum::<u64>();
-            let (expected, found) = (kept + rows(&new), rows(&written));
+            let expected = kept.rows + rows_of(&new);
+            let parts = part(&self.table, (date, partition), kept, &new, self.staging.group_rows_max()).await?;
+            for splice in parts.spliced {
+                copied += splice.copied();
+                self.staging.splice(&self.table, &schema, splice).await?;
+            }
+            let mut written = self.staging.finish().await?;
+            written.extend(merge::write(&self.table, &mut self.staging, &schema, date, parts.merged).await?);
+            let found = rows_of(&written);
             if found != expected {
                 return Err(broken(format!("{date}: {found} rows were written again of {expected}")));
             }
             self.staging.discard(&new).await;
             commit.files.extend(written);
         }
+        if let Cause::Correct(correction) = &mut commit.cause {
+            correction.copied_row_groups = copied;
+        }
         Ok(())
     }
 }
 
+/// What becomes of old files and new ones of one date and log partition.
+async fn part(
+    table: &Arc<Table>,
+    (date, partition): (NaiveDate, Option<u32>),
+    kept: Kept,
+    new: &[StagedFile],
+    group_rows_max: u64,
+) -> Result<Parts, StoreError> {
+    let Kept { spliceable, merged, .. } = kept;
+    // Of several log partitions: such files are merged as a whole.
+    let Some(partition) = partition else { return Ok(Parts { spliced: Vec::new(), merged }) };
+    let new: Vec<Source> = new.iter().map(|file| Source::whole(DataFile::staged(file))).collect();
+    let (table, runtime) = (table.clone(), Handle::current());
+    let part = move || groups::part(&table, &runtime, (partition, date), spliceable, merged, new, group_rows_max);
+    tokio::task::spawn_blocking(part).await.map_err(|error| unavailable(format!("parting rows: {error}")))?
+}
+
+fn rows_of(files: &[StagedFile]) -> u64 {
+    files.iter().map(|file| file.rows).sum()
+}
+
 /// Looks through a snapshot for the files that hold rows of `remade`, and counts in each what stays.
-async fn affected(table: &Arc<Table>, snapshot: &Snapshot, remade: &Arc<Remade>) -> Result<Affected, StoreError> {
+async fn affected(
+    table: &Arc<Table>,
+    snapshot: &Snapshot,
+    remade: &Arc<Remade>,
+    schema: &SchemaRef,
+) -> Result<Affected, StoreError> {
+    let written = ArrowSchemaConverter::new().convert(schema);
+    let written = written.map_err(|error| broken(format!("the table's columns: {error}")))?;
     let mut files = Vec::new();
     let reader = TableReader::of(table.clone());
     reader
@@ -333,15 +392,18 @@ async fn affected(table: &Arc<Table>, snapshot: &Snapshot, remade: &Arc<Remade>)
     let count = move || {
         let mut affected = Affected::default();
         for file in files {
-            let (gone, kept) = merge::count(&table, &runtime, &file, &remade)?;
-            if gone == 0 {
+            let counted = merge::count(&table, &runtime, &file, &remade, &written)?;
+            if counted.gone == 0 {
                 continue;
             }
-            if kept > 0 {
-                let source = Source { file: file.clone(), remade: Some(remade.clone()) };
-                let (rows, sources) = affected.kept.entry((date_of(&file)?, file.partition())).or_default();
-                *rows += kept;
-                sources.push(source);
+            if counted.kept > 0 {
+                let source = Source::without(file.clone(), remade.clone());
+                let kept = affected.kept.entry((date_of(&file)?, file.partition())).or_default();
+                kept.rows += counted.kept;
+                match counted.groups {
+                    Some(groups) => kept.spliceable.push((source, groups)),
+                    None => kept.merged.push(source),
+                }
             }
             affected.files.push(file);
         }

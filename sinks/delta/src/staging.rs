@@ -13,14 +13,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use deltalake::logstore::object_store::{ObjectStoreExt as _, path::Path};
+use millrace_rows::StoreError;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::encode::{EncodeError, Encoded, FileWriter, StagedFile, Target, encode};
 use crate::local::sync_directory;
 use crate::options::Options;
+use crate::splice::{self, Splice};
 use crate::table::Table;
 
 /// Log partition and day.
@@ -84,6 +88,8 @@ pub(crate) struct Staging {
     slots: BTreeMap<Key, Slot>,
     finished: Vec<StagedFile>,
     opened: u64,
+    /// A file that is being spliced in the background.
+    splicing: Option<JoinHandle<Result<Vec<StagedFile>, StoreError>>>,
 }
 
 impl Staging {
@@ -94,6 +100,7 @@ impl Staging {
             store: table.log_store.object_store(None),
             compression: options.compression,
             file_bytes_max: options.file_bytes_max,
+            row_group_rows_max: options.row_group_rows_max,
             created: Default::default(),
         };
         Self::new(Arc::new(target), options)
@@ -111,12 +118,18 @@ impl Staging {
             slots: BTreeMap::new(),
             finished: Vec::new(),
             opened: 0,
+            splicing: None,
         }
     }
 
     /// Bytes held in memory.
     pub(crate) fn buffered(&self) -> usize {
         self.slots.values().map(|slot| slot.waiting_bytes + slot.writer_bytes + slot.job_bytes).sum()
+    }
+
+    /// Most rows of a row group.
+    pub(crate) fn group_rows_max(&self) -> u64 {
+        self.target.row_group_rows_max as u64
     }
 
     /// Takes rows of one log partition, by day.
@@ -130,6 +143,22 @@ impl Staging {
             }
         }
         self.shrink().await
+    }
+
+    /// Writes a file that takes row groups from another as they are; `finish` returns it with the others.
+    pub(crate) async fn splice(
+        &mut self,
+        table: &Arc<Table>,
+        schema: &SchemaRef,
+        splice: Splice,
+    ) -> Result<(), StoreError> {
+        let (target, table, schema) = (self.target.clone(), table.clone(), schema.clone());
+        let write = move || splice::write(&table, &Handle::current(), &target, &schema, splice);
+        // Awaited in its place: if the caller gives up here, the job is not lost.
+        let ended = self.splicing.insert(tokio::task::spawn_blocking(write)).await;
+        self.splicing = None;
+        self.finished.extend(ended.map_err(|error| EncodeError::new("splicing", error))??);
+        Ok(())
     }
 
     /// Completes every file and syncs the directories they are in. What it returns can be committed.
@@ -158,6 +187,9 @@ impl Staging {
                 // What it wrote is forgotten with the rest, and its error with it.
                 let _ = job.await;
             }
+        }
+        if let Some(job) = self.splicing.take() {
+            let _ = job.await;
         }
         self.finished.clear();
         let created = self.target.take_created();

@@ -11,6 +11,10 @@ use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, SecondsFormat};
 use millrace_rows::schema::{OFFSET, PARTITION, REVISION, SUB};
+use parquet::basic::LogicalType;
+use parquet::data_type::ByteArray;
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::statistics::Statistics;
 use serde_json::{Map, Value, json};
 
 /// The columns with statistics.
@@ -50,6 +54,38 @@ impl FileStats {
         }
     }
 
+    /// The statistics of a row group. `None` unless its own tell all of them.
+    pub(crate) fn of_group(group: &RowGroupMetaData) -> Option<Self> {
+        let mut stats = Self { rows: u64::try_from(group.num_rows()).ok()?, ..Self::default() };
+        for (name, (nulls, bounds)) in STATS_COLUMNS.iter().zip(&mut stats.columns) {
+            let Some(column) = group.columns().iter().find(|column| column.column_path().string() == *name) else {
+                *nulls = stats.rows;
+                continue;
+            };
+            let known = column.statistics().filter(|known| !known.is_min_max_deprecated())?;
+            *nulls = known.null_count_opt()?;
+            if *nulls < stats.rows {
+                let is_time = matches!(column.column_descr().logical_type_ref(), Some(LogicalType::Timestamp { .. }));
+                *bounds = Bounds::of(known, is_time)?;
+            }
+        }
+        Some(stats)
+    }
+
+    /// Takes in other rows.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.rows += other.rows;
+        for ((nulls, bounds), (others, other)) in self.columns.iter_mut().zip(&other.columns) {
+            *nulls += others;
+            bounds.join(other.clone());
+        }
+    }
+
+    /// Nulls of a column; 0 of one without statistics.
+    pub(crate) fn nulls(&self, name: &str) -> u64 {
+        STATS_COLUMNS.iter().zip(&self.columns).find(|(known, _)| **known == name).map_or(0, |(_, (nulls, _))| *nulls)
+    }
+
     pub(crate) fn rows(&self) -> u64 {
         self.rows
     }
@@ -71,6 +107,21 @@ impl FileStats {
 }
 
 impl Bounds {
+    /// Those that a column chunk has: for strings they may be cut, the upper one up, and so still hold.
+    fn of(known: &Statistics, is_time: bool) -> Option<Self> {
+        match known {
+            Statistics::Int64(known) => {
+                let (low, high) = (*known.min_opt()?, *known.max_opt()?);
+                Some(if is_time { Self::Time(low, high) } else { Self::Int(low, high) })
+            }
+            Statistics::ByteArray(known) => {
+                let text = |bytes: &ByteArray| bytes.as_utf8().ok().map(str::to_owned);
+                Some(Self::Text(text(known.min_opt()?)?, text(known.max_opt()?)?))
+            }
+            _ => None,
+        }
+    }
+
     fn extend(&mut self, column: &ArrayRef) {
         let seen = match column.data_type() {
             DataType::Int64 => {
@@ -89,11 +140,15 @@ impl Bounds {
             }
             _ => None,
         };
-        let Some(seen) = seen else { return };
+        self.join(seen.unwrap_or_default());
+    }
+
+    fn join(&mut self, seen: Self) {
         *self = match (std::mem::take(self), seen) {
             (Self::Int(a, b), Self::Int(c, d)) => Self::Int(a.min(c), b.max(d)),
             (Self::Time(a, b), Self::Time(c, d)) => Self::Time(a.min(c), b.max(d)),
             (Self::Text(a, b), Self::Text(c, d)) => Self::Text(a.min(c), b.max(d)),
+            (known, Self::None) => known,
             (_, seen) => seen,
         };
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::*;
 use deltalake::{ensure_table_uri, open_table};
-use millrace_delta::{DeltaRewriter, DeltaStore, Options, TableReader};
+use millrace_delta::{DeltaRewriter, DeltaStore, Options, ScanRequest, TableReader};
 use millrace_rows::{ColumnType, DeadLetter, Job, Reason, Rewrite, Rewriter, Store, StoreError};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
@@ -92,6 +92,11 @@ impl World {
 fn newest_entry(table: &Path) -> Vec<serde_json::Value> {
     let entry = table.join("_delta_log").join(entries(table).last().unwrap());
     std::fs::read_to_string(entry).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn copied_row_groups(table: &Path) -> u64 {
+    let copied = &newest_entry(table)[0]["commitInfo"]["operationMetrics"]["numCopiedRowGroups"];
+    copied.as_str().unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -394,12 +399,20 @@ async fn files_out_of_force_go_once_the_log_forgets_them() {
     world.check().await;
 }
 
-async fn random_run(seed: u64) {
+/// Row groups that the corrections of a run copied.
+async fn random_run(seed: u64) -> u64 {
     let directory = tempfile::tempdir().unwrap();
     let mut random = StdRng::seed_from_u64(seed);
-    let options = Options { compact_files_min: 2, compact_bytes: 200 << 10, file_bytes_max: 300 << 10, ..options() };
+    let options = Options {
+        compact_files_min: 2,
+        compact_bytes: 200 << 10,
+        file_bytes_max: 300 << 10,
+        row_group_rows_max: if seed.is_multiple_of(4) { 1 << 16 } else { random.random_range(16..80) },
+        ..options()
+    };
     let mut world = World::new(directory.path(), options).await;
     world.append(0, 30, 2).await;
+    let mut copied = 0;
     for step in 0..25 {
         let partition = random.random_range(0..3);
         match random.random_range(0..10) {
@@ -443,6 +456,7 @@ async fn random_run(seed: u64) {
                 }
                 let left: Vec<_> = left.into_iter().collect();
                 world.rewrite(&rewrites, &left).await;
+                copied += copied_row_groups(directory.path());
             }
             _ => {
                 let files = world.files().await.len() as u64;
@@ -457,11 +471,25 @@ async fn random_run(seed: u64) {
     let files = world.files().await;
     assert!(files.iter().all(|file| file.partitions.is_some_and(|(low, high)| low == high)));
     assert_eq!(files.iter().map(|file| file.rows.unwrap()).sum::<u64>() as usize, world.model.len());
+    // Whatever is asked for by offset is found.
+    for (partition, next) in &world.next {
+        let start = random.random_range(0..*next);
+        for offsets in [start..start + 1, start..*next, 0..start] {
+            let range =
+                (i64::from(*partition), offsets.start as i64, 0)..(i64::from(*partition), offsets.end as i64, 0);
+            let request = ScanRequest { offsets: Some((*partition, offsets)), ..Default::default() };
+            let found: usize = scan(&world.store.reader(), request).await.iter().map(|rows| rows.num_rows()).sum();
+            assert_eq!(found, world.model.range(range).count(), "seed {seed}");
+        }
+    }
+    copied
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_happens_in_whatever_order_the_table_is_what_a_map_would_be() {
+    let mut copied = 0;
     for seed in 0..12 {
-        random_run(seed).await;
+        copied += random_run(seed).await;
     }
+    assert!(copied > 50, "{copied} row groups were copied");
 }
