@@ -10,6 +10,8 @@
 
 #[path = "../throughput/events.rs"]
 mod events;
+#[path = "../throughput/measure.rs"]
+mod measure;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -22,43 +24,20 @@ use millrace_pipeline::pipeline::{PluginSource, StepSource};
 use millrace_pipeline::verify::VerifyOptions;
 use serde_json::json;
 
+use crate::measure::{Meter, Took};
+
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const APPEND: usize = 2000;
 /// Share of the stores' rate at which traffic comes while a correction runs.
 const TRAFFIC: f64 = 0.3;
 
-#[derive(Clone, Copy)]
-struct Took {
-    processor: f64,
-    clock: f64,
-}
-
-/// Processor time of this process, all threads, in seconds.
-fn processor_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11).take(2);
-    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
-}
-
-struct Meter(f64, Instant);
-
-impl Meter {
-    fn start() -> Self {
-        Self(processor_seconds(), Instant::now())
-    }
-
-    fn stop(self) -> Took {
-        Took { processor: processor_seconds() - self.0, clock: self.1.elapsed().as_secs_f64() }
-    }
-}
-
 fn line(name: &str, events: u64, took: Took) {
     println!(
         "{name:<44} {:>8.2} s of a processor {:>8.2} s by the clock {:>10.0} events/s",
-        took.processor,
-        took.clock,
-        events as f64 / took.clock.max(0.001)
+        took.processor.as_secs_f64(),
+        took.clock.as_secs_f64(),
+        events as f64 / took.clock.as_secs_f64().max(0.001)
     );
 }
 
@@ -122,13 +101,13 @@ async fn run(events: usize) -> Result<()> {
         engine.rebuild(store).await?;
         settled(&engine).await?;
         let took = meter.stop();
-        rebuilt += took.processor;
+        rebuilt += took.processor.as_secs_f64();
         line(&format!("rebuild of {store}"), count, took);
     }
     println!(
         "{:<44} {:>8.2} % of the rebuild of both (bar 5)",
         "the hundredth, in processor time",
-        hundredth.processor / rebuilt * 100.0
+        hundredth.processor.as_secs_f64() / rebuilt * 100.0
     );
 
     let meter = Meter::start();
@@ -136,9 +115,13 @@ async fn run(events: usize) -> Result<()> {
     settled(&engine).await?;
     let all = meter.stop();
     line("correcting everything", count, all);
-    println!("{:<44} {:>8.2}x of live, by the clock (bar 1)", "replay", live.clock / all.clock);
+    println!(
+        "{:<44} {:>8.2}x of live, by the clock (bar 1)",
+        "replay",
+        live.clock.as_secs_f64() / all.clock.as_secs_f64()
+    );
 
-    beside_traffic(&engine, &records, count, count as f64 / live.clock * TRAFFIC).await?;
+    beside_traffic(&engine, &records, count, count as f64 / live.clock.as_secs_f64() * TRAFFIC).await?;
     let meter = Meter::start();
     let report = engine.verifier().run(&VerifyOptions::default(), |_| ()).await?;
     line("verify", report.records, meter.stop());

@@ -9,13 +9,13 @@
 //! a history of that many events.
 
 mod events;
+mod measure;
 mod native;
 mod plugins;
 mod whole;
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arrow::record_batch::RecordBatch;
 use millrace_decode::Decoder;
@@ -30,6 +30,8 @@ use millrace_rows::canonical::RowEncoder;
 use millrace_rows::{Cursor, LogId, Slice, Store};
 use serde_json::json;
 
+use crate::measure::{Meter, Took};
+
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Records in a slice, as the engine cuts them.
@@ -37,20 +39,6 @@ const BATCH: usize = 4096;
 /// Times that the chain runs over all events, natively and in WebAssembly.
 const ROUNDS: usize = 5;
 pub(crate) const LOG: LogId = LogId([1; 16]);
-
-/// Processor time of this process, all threads.
-pub(crate) fn processor_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11).take(2);
-    Duration::from_millis(ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
-}
-
-/// What something took.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Took {
-    pub(crate) processor: Duration,
-    pub(crate) clock: Duration,
-}
 
 impl std::ops::AddAssign for Took {
     fn add_assign(&mut self, more: Self) {
@@ -60,9 +48,9 @@ impl std::ops::AddAssign for Took {
 }
 
 pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Took)> {
-    let (processor, clock) = (processor_time(), Instant::now());
+    let meter = Meter::start();
     let done = work()?;
-    Ok((done, Took { processor: processor_time().saturating_sub(processor), clock: clock.elapsed() }))
+    Ok((done, meter.stop()))
 }
 
 /// One line: events a second of a processor, MB/s, and the ratio to a baseline that did the same work.

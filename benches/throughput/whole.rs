@@ -11,7 +11,8 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::runtime::Runtime;
 
-use crate::{Result, Took, line, timed};
+use crate::measure::Took;
+use crate::{Result, line, timed};
 
 const APPEND: usize = 2000;
 const QUERIES: usize = 2000;

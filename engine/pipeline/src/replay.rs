@@ -28,8 +28,6 @@ pub struct Replayed {
     pub offsets: Range<u64>,
     /// Records read.
     pub read: u64,
-    /// Their payload bytes.
-    pub bytes: u64,
     /// What they became.
     pub outcome: Transformed,
 }
@@ -120,7 +118,6 @@ fn again(
     records: &[Record],
 ) -> Result<Replayed, SliceError> {
     let read = records.len() as u64;
-    let bytes = records.iter().map(|record| record.payload.len() as u64).sum();
     let first = records.first().map_or(0, |record| record.offset);
     let offsets = first..records.last().map_or(first, |record| record.offset + 1);
     let outcome = transform(decoder, segments, log, partition, records).map_err(|error| {
@@ -131,5 +128,5 @@ fn again(
             TransformError::Arrow(error) => SliceError::Internal(format!("{place}: {error}")),
         }
     })?;
-    Ok(Replayed { offsets, read, bytes, outcome })
+    Ok(Replayed { offsets, read, outcome })
 }

@@ -26,7 +26,7 @@ use millrace_timeline::{CatalogueError, ChainSpec, Filter, Kind, Revision, StepS
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::correction::plan::{Edit, Planned, step_key};
+use crate::correction::plan::{Asked, Edit, Planned, step_key};
 use crate::correction::preview::Preview;
 use crate::engine::Engine;
 use crate::pipeline::{PipelineError, PluginSource, StepSource};
@@ -236,21 +236,8 @@ impl Engine {
     /// [`PipelineError::Conflict`] when the timeline has changed since the plan was made: plan again.
     pub async fn correct(&self, plan: &Plan, author: &str, reason: &str) -> Result<Corrected, CorrectionError> {
         let _one = self.activation.lock().await;
-        let first = plan.timeline.head() + 1;
-        let revisions: Vec<Revision> = (first..)
-            .zip(&plan.revisions)
-            .map(|(id, planned)| Revision {
-                id,
-                kind: Kind::Correct,
-                ranges: planned.ranges.clone(),
-                filter: planned.filter.clone(),
-                group: Some(first),
-                chain: planned.chain.clone(),
-                author: author.to_owned(),
-                reason: reason.to_owned(),
-                created_at_us: (self.clock)(),
-            })
-            .collect();
+        let head = plan.timeline.head();
+        let revisions = plan::revisions(head, &plan.revisions, Asked { author, reason, at_us: (self.clock)() });
         let appended = self.catalogue.append_all(&revisions).await;
         fail::fail_point!("correction::published", |_| std::process::abort());
         // After an error, too: another writer was first, or it is not known whether this one was.
@@ -262,8 +249,8 @@ impl Engine {
         }
         // The stores need the log from where the correction begins: nothing of it may be trimmed from now on.
         self.hold_log().await;
-        tracing::info!(first, revisions = revisions.len(), author, "a correction is in force");
-        Ok(Corrected { id: first, revisions: revisions.iter().map(|revision| revision.id).collect() })
+        tracing::info!(first = head + 1, revisions = revisions.len(), author, "a correction is in force");
+        Ok(Corrected { id: head + 1, revisions: revisions.iter().map(|revision| revision.id).collect() })
     }
 
     /// Every correction of the timeline, newest first.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use millrace_timeline::{ChainSpec, Filter, OffsetRange, Ranges, StepSpec, Timeline};
+use millrace_timeline::{ChainSpec, Filter, Kind, OffsetRange, Ranges, Revision, StepSpec, Timeline};
 
 /// A change of a chain, its plugins pinned.
 #[derive(Clone, Debug)]
@@ -83,6 +83,33 @@ pub struct Planned {
     pub chain: ChainSpec,
 }
 
+/// Who asks for a correction, why and when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked<'a> {
+    pub(crate) author: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) at_us: i64,
+}
+
+/// The revisions of a plan as they follow on a timeline that ends at `head`: one group.
+pub(crate) fn revisions(head: u64, planned: &[Planned], asked: Asked<'_>) -> Vec<Revision> {
+    let first = head + 1;
+    (first..)
+        .zip(planned)
+        .map(|(id, planned)| Revision {
+            id,
+            kind: Kind::Correct,
+            ranges: planned.ranges.clone(),
+            filter: planned.filter.clone(),
+            group: Some(first),
+            chain: planned.chain.clone(),
+            author: asked.author.to_owned(),
+            reason: asked.reason.to_owned(),
+            created_at_us: asked.at_us,
+        })
+        .collect()
+}
+
 /// A planned revision while it is put together.
 struct Entry {
     /// How far down it stands among the candidates of its piece: the lowest come first.
@@ -152,7 +179,7 @@ pub fn plan(timeline: &Timeline, edit: &Edit, ranges: &BTreeMap<u32, Range<u64>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_timeline::{Kind, PluginRef, Revision};
+    use millrace_timeline::PluginRef;
 
     fn step(name: &str) -> StepSpec {
         let (name, version) = name.split_once('@').unwrap_or((name, "1.0.0"));
@@ -215,12 +242,8 @@ mod tests {
     /// What is in force after the plan is the edit of what was, for every record.
     fn check(timeline: &Timeline, edit: &Edit, ranges: &BTreeMap<u32, Range<u64>>, filter: &Filter) -> usize {
         let planned = plan(timeline, edit, ranges, filter);
-        let mut revisions = timeline.revisions().to_vec();
-        for planned in &planned {
-            let id = revisions.len() as u64 + 1;
-            revisions.push(revision(id, planned.ranges.clone(), planned.filter.clone(), planned.chain.clone()));
-        }
-        let after = Timeline::new(revisions).unwrap();
+        let later = revisions(timeline.head(), &planned, Asked::default());
+        let after = Timeline::new([timeline.revisions(), &later].concat()).unwrap();
         for partition in 0..3 {
             for offset in 0..200 {
                 for app in ["shop", "news", "game"] {

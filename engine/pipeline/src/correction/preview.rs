@@ -9,9 +9,8 @@ use futures::TryStreamExt as _;
 use millrace_timeline::Timeline;
 use serde::Serialize;
 
-use crate::chains::ChainBuildError;
 use crate::correction::diff::Diff;
-use crate::correction::plan::Planned;
+use crate::correction::plan::{self, Asked, Planned};
 use crate::processor::{Processor, SliceError};
 use crate::transform::{Candidate, Segment, Transformed};
 
@@ -71,43 +70,41 @@ impl Sum {
     }
 }
 
-/// A planned revision with its chain, ready to run.
-pub(crate) async fn ready(
-    processor: &Processor,
+/// A plan as it would stand in the timeline, with its chains ready to run: not by way of the chains of real revisions, which
+/// are kept by number.
+struct Planning {
+    timeline: Timeline,
     head: u64,
-    planned: &[Planned],
-) -> Result<Vec<(Planned, Candidate)>, ChainBuildError> {
-    let mut ready = Vec::with_capacity(planned.len());
-    for (id, planned) in (head + 1..).zip(planned) {
-        let chain = processor.chains().build(&planned.chain).await?;
-        ready.push((planned.clone(), Candidate { revision: id, filter: planned.filter.clone(), chain }));
-    }
-    Ok(ready)
+    candidates: Vec<Candidate>,
 }
 
-/// The planned revisions alone, as segments of a range: the highest first, down to the first without a filter.
-fn segments(planned: &[(Planned, Candidate)], partition: u32, offsets: &Range<u64>) -> Vec<Segment> {
-    let ranges: Vec<_> = planned
-        .iter()
-        .filter_map(|(planned, candidate)| Some((planned.ranges.partitions.get(&partition)?, candidate)))
-        .map(|(range, candidate)| (range.start..range.end.unwrap_or(u64::MAX), candidate))
-        .collect();
-    let mut cuts: Vec<u64> = ranges.iter().flat_map(|(range, _)| [range.start, range.end]).collect();
-    cuts.extend([offsets.start, offsets.end]);
-    cuts.retain(|cut| (offsets.start..=offsets.end).contains(cut));
-    cuts.sort_unstable();
-    cuts.dedup();
-    let pieces = cuts.windows(2).filter_map(|cut| {
-        let mut candidates: Vec<Candidate> = Vec::new();
-        for (_, candidate) in ranges.iter().rev().filter(|(range, _)| range.contains(&cut[0])) {
-            candidates.push((*candidate).clone());
-            if candidate.filter.is_empty() {
-                break;
-            }
+impl Planning {
+    async fn of(processor: &Processor, before: &Timeline, planned: &[Planned]) -> Result<Self, SliceError> {
+        let head = before.head();
+        let later = plan::revisions(head, planned, Asked::default());
+        let mut candidates = Vec::with_capacity(later.len());
+        for revision in &later {
+            let chain = processor.chains().build(&revision.chain).await?;
+            candidates.push(Candidate { revision: revision.id, filter: revision.filter.clone(), chain });
         }
-        (!candidates.is_empty()).then(|| Segment { offsets: cut[0]..cut[1], candidates })
-    });
-    pieces.collect()
+        let timeline = Timeline::new([before.revisions(), &later].concat());
+        let timeline = timeline.map_err(|error| SliceError::Internal(error.to_string()))?;
+        Ok(Self { timeline, head, candidates })
+    }
+
+    /// What the plan brings into force for a range, and nothing of what is in force already.
+    fn segments(&self, partition: u32, offsets: &Range<u64>) -> Vec<Segment> {
+        let pieces = self.timeline.segments(self.timeline.head(), partition, offsets.clone());
+        let pieces = pieces.into_iter().filter_map(|(offsets, revisions)| {
+            let planned = revisions.into_iter().filter_map(|revision| {
+                let index = revision.id.checked_sub(self.head + 1)?;
+                self.candidates.get(usize::try_from(index).ok()?).cloned()
+            });
+            let candidates: Vec<Candidate> = planned.collect();
+            (!candidates.is_empty()).then_some(Segment { offsets, candidates })
+        });
+        pieces.collect()
+    }
 }
 
 /// Runs the records of `range` that the plan covers through both, at most `records` of them from the range's end.
@@ -123,7 +120,7 @@ pub(crate) async fn run(
     mask: u64,
 ) -> Result<Preview, SliceError> {
     let began = Instant::now();
-    let planned = ready(processor, timeline.head(), planned).await?;
+    let planning = Planning::of(processor, timeline, planned).await?;
     let mut preview = Preview { revisions: planned.len(), range: range.clone(), ..Preview::default() };
     let (mut before_sum, mut after_sum) = (Sum::default(), Sum::default());
     // Each partition has a share; what one does not need is another's.
@@ -145,7 +142,7 @@ pub(crate) async fn run(
         if start >= offsets.end {
             continue;
         }
-        let after = segments(&planned, *partition, &(start..offsets.end));
+        let after = planning.segments(*partition, &(start..offsets.end));
         let before = processor.segments_of(timeline, 1, timeline.head(), *partition, start..offsets.end).await?;
         // Two replays of the same batches: they read the same, since a replay's batches follow from the log alone.
         let candidate = processor.replay(*partition, start..offsets.end, after);
