@@ -17,6 +17,7 @@ use millrace_pipeline::ingest::IngestOptions;
 use millrace_pipeline::materialize::CommitPolicy;
 use millrace_pipeline::pipeline::{PipelinePolicy, PluginSource, StepSource};
 use millrace_pipeline::processor::ProcessorOptions;
+use millrace_pipeline::roles::Roles;
 use millrace_plugin_host::{CompilerProcess, Limits, OnError};
 use serde::{Deserialize, Deserializer};
 
@@ -30,6 +31,7 @@ const PREFIX: &str = "MILLRACE_";
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub data_dir: PathBuf,
+    pub roles: Roles,
     pub http: Http,
     pub log: Log,
     pub ingest: Ingest,
@@ -42,6 +44,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: "millrace-data".into(),
+            roles: Roles::default(),
             http: Http::default(),
             log: Log::default(),
             ingest: Ingest::default(),
@@ -286,6 +289,13 @@ impl Config {
                 bail!("{key} = {value}: it must be {least} to {most}");
             }
         }
+        if self.roles != Roles::default() && !self.shared() {
+            bail!(
+                "roles = {}: a process whose log or keyspace is its own does everything; roles are for several processes \
+                 that share an Iggy server and a FoundationDB cluster",
+                self.roles
+            );
+        }
         if !(0.0..=1.0).contains(&self.pipeline.failure_rate_max) {
             bail!("pipeline.failure_rate_max = {}: it must be 0 to 1", self.pipeline.failure_rate_max);
         }
@@ -347,8 +357,15 @@ impl Config {
                 log_lines_per_minute: self.pipeline.log_lines_per_minute,
                 ..DiagnosticsOptions::default()
             },
+            roles: self.roles.clone(),
+            shared: self.shared(),
             clock,
         })
+    }
+
+    /// Whether other processes can share log and keyspace with this one.
+    fn shared(&self) -> bool {
+        false
     }
 
     /// This program compiles plugins in a child of its own.

@@ -70,6 +70,9 @@ enum Command {
         /// Address to listen on; loopback only.
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<String>,
+        /// What this process does, where several share the work: ingest, process, query, with commas between them.
+        #[arg(long, value_name = "ROLES")]
+        roles: Option<String>,
     },
     /// Loads events from a file: NDJSON, or CSV with a mapping.
     Import(import::ImportArgs),
@@ -190,12 +193,12 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
 
-    let listen = match &command {
-        Command::Serve { listen } => listen.clone(),
-        Command::Demo(args) => args.listen.clone(),
-        _ => None,
+    let (listen, roles) = match &command {
+        Command::Serve { listen, roles } => (listen.clone(), roles.clone()),
+        Command::Demo(args) => (args.listen.clone(), None),
+        _ => (None, None),
     };
-    let flags = [("data_dir", global.data_dir.clone()), ("http.listen", listen)];
+    let flags = [("data_dir", global.data_dir.clone()), ("http.listen", listen), ("roles", roles)];
     let config = Config::load(global.config.as_deref(), std::env::vars(), &flags)?;
     match command {
         Command::Serve { .. } => serve::serve(&config).await?,

@@ -32,6 +32,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use millrace_pipeline::engine::Engine;
+use millrace_pipeline::roles::Role;
 use millrace_pipeline::tokens::Scope;
 use tokio::sync::Semaphore;
 
@@ -122,8 +123,6 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/pipeline", put(pipeline::set))
         .route("/v1/rebuilds", post(corrections::rebuild))
         .route("/v1/compactions", post(corrections::compact))
-        .route("/v1/verify", post(corrections::verify))
-        .route("/v1/previews", post(corrections::preview))
         .route("/v1/corrections", post(corrections::correct))
         .route("/v1/corrections/{id}", delete(corrections::cancel))
         .route("/v1/pipeline/pause", post(pipeline::pause))
@@ -132,6 +131,11 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/tokens", get(access::list_tokens).post(access::create_token))
         .route("/v1/tokens/{id}", delete(access::revoke_token))
         .route("/v1/audit", get(access::audit));
+    let part = |routes: Router<Api>, role| routes.route_layer(from_fn_with_state((api.clone(), role), require_role));
+    let (ingest, history) = (part(ingest, Role::Ingest), part(history, Role::Query));
+    let reads_much =
+        Router::new().route("/v1/verify", post(corrections::verify)).route("/v1/previews", post(corrections::preview));
+    let write_pipeline = write_pipeline.merge(part(reads_much, Role::Query));
     let guarded = [
         (ingest, Needs::Scope(Scope::Ingest)),
         (history, Needs::Scope(Scope::HistoryRead)),
@@ -153,6 +157,15 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         })
         .layer(from_fn_with_state(api.clone(), bound_requests))
         .with_state(api)
+}
+
+/// Refuses what is not this process's part of the work. An SDK tries again, and finds another.
+async fn require_role(State((api, role)): State<(Api, Role)>, request: Request, next: Next) -> Response {
+    if api.engine.roles().has(role) {
+        return next.run(request).await;
+    }
+    let message = format!("this process does not have the role {role}: its roles are {}", api.engine.roles());
+    ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "not_this_role", message).into_response()
 }
 
 /// Refuses requests beyond the limit rather than queueing them without one. Health is always answered.

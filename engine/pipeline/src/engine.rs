@@ -27,8 +27,10 @@ use tokio::task::JoinSet;
 use crate::Clock;
 use crate::chains::Chains;
 use crate::diagnostics::{Diagnostics, DiagnosticsOptions};
+use crate::follow::Follower;
 use crate::housekeeping;
 use crate::ingest::{Ingest, IngestOptions};
+use crate::leases::{Duties, Keeper};
 use crate::materialize::{CommitPolicy, Materializer};
 use crate::metrics::Metrics;
 use crate::pause::Pause;
@@ -36,8 +38,9 @@ use crate::pipeline::{PipelineError, PipelinePolicy, StepSource};
 use crate::processor::{Processor, ProcessorOptions};
 use crate::progress::Progress;
 use crate::rematerialize::{REQUESTS_MAX, RebuildRequest, Rematerializer, job_progress};
+use crate::roles::{Role, Roles};
 use crate::secrets::{SecretError, Secrets};
-use crate::status::{self, LogStatus, Status};
+use crate::status::{self, LogStatus, Status, WorkerStatus};
 use crate::tokens::Tokens;
 use crate::verify::Verifier;
 
@@ -72,6 +75,11 @@ pub struct EngineOptions {
     pub policy: PipelinePolicy,
     /// The protected buffer of plugins' texts.
     pub diagnostics: DiagnosticsOptions,
+    /// What this process does.
+    pub roles: Roles,
+    /// Whether other processes share log and keyspace: then duties are shared by leases, and what others write to the
+    /// catalogue is followed.
+    pub shared: bool,
     /// Gives the time.
     pub clock: Clock,
 }
@@ -94,6 +102,8 @@ impl EngineOptions {
             pipeline: None,
             policy: PipelinePolicy::default(),
             diagnostics: DiagnosticsOptions::default(),
+            roles: Roles::default(),
+            shared: false,
             clock,
         }
     }
@@ -160,7 +170,16 @@ pub struct Engine {
     table: TableReader,
     maintainer: Maintainer,
     pub(crate) policy: PipelinePolicy,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
+    /// What this worker does of what several share.
+    duties: Duties,
+    /// Keeps its place among them; taken when the loops start.
+    keeper: Mutex<Option<Keeper>>,
+    /// Its id among them.
+    worker: String,
+    shared: bool,
+    roles: Roles,
+    pause: Pause,
     diagnostics: Arc<Diagnostics>,
     /// Held by whoever uploads to or deletes from the catalogue.
     pub(crate) registry: tokio::sync::Mutex<()>,
@@ -221,7 +240,17 @@ impl Engine {
         }
         let chains = Chains::new(catalogue.clone(), host.clone(), secrets.clone());
         let pause = Pause::load(catalogue.clone(), clock.clone()).await?;
-        let tokens = Tokens::load(catalogue.clone(), clock.clone()).await?;
+        let tokens = Arc::new(Tokens::load(catalogue.clone(), clock.clone()).await?);
+        let worker = uuid::Uuid::new_v4().simple().to_string();
+        let keeper = (options.shared && options.roles.has(Role::Process)).then(|| {
+            let names = stores.iter().map(|(store, _)| store.name());
+            Keeper::new(catalogue.clone(), worker.clone(), log.partitions(), names)
+        });
+        let duties = match &keeper {
+            Some(keeper) => keeper.duties(),
+            None if options.roles.has(Role::Process) => Duties::everything(),
+            None => Duties::nothing(),
+        };
         let diagnostics = Arc::new(Diagnostics::new(options.diagnostics, clock.clone()));
         let shared_log: Arc<dyn EventLog> = log.clone();
         let processor = Arc::new(Processor::new(
@@ -229,7 +258,7 @@ impl Engine {
             chains,
             timeline.subscribe(),
             options.processor,
-            pause,
+            pause.clone(),
             diagnostics.clone(),
             metrics.clone(),
         ));
@@ -252,6 +281,12 @@ impl Engine {
             maintainer,
             policy: options.policy,
             tokens,
+            duties,
+            keeper: Mutex::new(keeper),
+            worker,
+            shared: options.shared,
+            roles: options.roles,
+            pause,
             diagnostics,
             registry: tokio::sync::Mutex::default(),
             activation: tokio::sync::Mutex::default(),
@@ -281,6 +316,7 @@ impl Engine {
                 processor: self.processor.clone(),
                 progress: self.progress.clone(),
                 metrics: self.metrics.clone(),
+                duties: self.duties.clone(),
                 shutdown: self.shutdown.subscribe(),
             };
             loops.spawn(materializer.run(wrap(store), policy));
@@ -294,6 +330,7 @@ impl Engine {
                 processor: self.processor.clone(),
                 progress: self.progress.clone(),
                 metrics: self.metrics.clone(),
+                duties: self.duties.clone(),
                 shutdown: self.shutdown.subscribe(),
             };
             loops.spawn(rematerializer.run(rewriter));
@@ -302,8 +339,21 @@ impl Engine {
             self.log.clone(),
             self.maintainer.clone(),
             self.clock.clone(),
+            self.duties.clone(),
             self.shutdown.subscribe(),
         ));
+        if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            loops.spawn(keeper.run(self.shutdown.subscribe()));
+        }
+        if self.shared {
+            let follower = Follower {
+                catalogue: self.catalogue.clone(),
+                timeline: self.timeline.clone(),
+                pause: self.pause.clone(),
+                tokens: self.tokens.clone(),
+            };
+            loops.spawn(follower.run(self.shutdown.subscribe()));
+        }
     }
 
     /// Reads how far the stores have come, without starting them: for a look at a data directory.
@@ -338,6 +388,12 @@ impl Engine {
                 tracing::error!(%panic, "a store's loop ended badly");
             }
         }
+        if self.shared
+            && self.roles.has(Role::Process)
+            && let Err(error) = self.catalogue.leave_board(&self.worker).await
+        {
+            tracing::warn!(%error, "the duties of this worker were not given back: the others find out by themselves");
+        }
         self.log.close().await?;
         self.keyspace.close().await;
         Ok(())
@@ -371,6 +427,11 @@ impl Engine {
             paused: pause.as_ref().map(|pause| pause.reason.clone()),
             pause,
             stores,
+            worker: self.shared.then(|| WorkerStatus {
+                id: self.worker.clone(),
+                roles: self.roles.clone(),
+                duties: self.duties.list().unwrap_or_default(),
+            }),
         })
     }
 
@@ -475,6 +536,11 @@ impl Engine {
     /// Maintenance of the Delta table.
     pub fn maintainer(&self) -> &Maintainer {
         &self.maintainer
+    }
+
+    /// What this process does.
+    pub fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     /// The engine's clock.

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::Clock;
+use crate::leases::{Duties, Duty};
 
 /// Time between two looks at the log's retention.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
@@ -16,7 +17,15 @@ const TRIM_EVERY: Duration = Duration::from_secs(60);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(3600);
 
 /// Runs until `shutdown` is true. A run that fails is logged, and made again at its next time.
-pub(crate) async fn run(log: Arc<EmbeddedLog>, table: Maintainer, clock: Clock, mut shutdown: watch::Receiver<bool>) {
+///
+/// The table is maintained by the worker whose duty it is.
+pub(crate) async fn run(
+    log: Arc<EmbeddedLog>,
+    table: Maintainer,
+    clock: Clock,
+    duties: Duties,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let now = Instant::now();
     let mut trim = interval_at(now + TRIM_EVERY, TRIM_EVERY);
     let mut maintain = interval_at(now + MAINTAIN_EVERY, MAINTAIN_EVERY);
@@ -38,7 +47,7 @@ pub(crate) async fn run(log: Arc<EmbeddedLog>, table: Maintainer, clock: Clock, 
                 Err(error) => tracing::warn!(%error, "the log could not be trimmed"),
             },
             // It logs and counts what fails itself.
-            _ = maintain.tick() => drop(table.run().await),
+            _ = maintain.tick() => if duties.has(&Duty::Maintenance) { drop(table.run().await) },
         }
     }
 }

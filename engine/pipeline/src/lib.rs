@@ -18,6 +18,7 @@
 //! * [`verify`]: recomputes what the stores must hold, and compares.
 //! * [`tokens`]: who may do what.
 //! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
+//! * [`leases`]: which of several workers does what; [`roles`]: what a process does at all.
 //! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
 //! * [`engine`]: puts the parts together for one machine.
 
@@ -27,8 +28,10 @@ pub mod costs;
 pub mod dedup;
 pub mod diagnostics;
 pub mod engine;
+mod follow;
 mod housekeeping;
 pub mod ingest;
+pub mod leases;
 pub mod materialize;
 pub mod metrics;
 pub mod pause;
@@ -38,6 +41,7 @@ pub mod progress;
 pub mod registry;
 pub mod rematerialize;
 pub mod replay;
+pub mod roles;
 pub mod samples;
 pub mod secrets;
 pub mod status;

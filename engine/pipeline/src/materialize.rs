@@ -1,8 +1,8 @@
 //! The loop that keeps one store up to date with (log × timeline).
 //!
 //! Each store has a loop of its own, with its own state, pace and retries: nothing in one waits for the other. A loop
-//! reads the store's durable state, takes in the revisions that the store has not yet, and starts a *feeder* per
-//! partition, which asks the processor for slice after slice. The loop stages and commits what comes. After any error of
+//! reads the store's durable state, takes in the revisions that the store has not yet, and starts a *feeder* for each
+//! partition that is this worker's, which asks the processor for slice after slice. The loop stages and commits what comes. After any error of
 //! the store it begins again with the durable state: cursors and compares in the store make that exact.
 //!
 //! ```text
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::leases::{Duties, LOOK_AGAIN};
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
 use crate::progress::{PartitionState, Progress};
@@ -53,14 +54,17 @@ pub struct Materializer {
     pub progress: Progress,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The partitions that are this worker's.
+    pub duties: Duties,
     /// Becomes true when the engine stops: the loop commits what is staged and returns.
     pub shutdown: watch::Receiver<bool>,
 }
 
 enum Ended {
     Shutdown,
-    /// Revisions were appended: take them in, then go on.
-    TimelineChanged,
+    /// Revisions were appended, or other partitions are this worker's, or another worker may have moved the store on:
+    /// begin again with the durable state.
+    Again,
 }
 
 impl Materializer {
@@ -72,7 +76,7 @@ impl Materializer {
             let began = Instant::now();
             match self.materialize(store.as_mut(), policy).await {
                 Ok(Ended::Shutdown) => return,
-                Ok(Ended::TimelineChanged) => {}
+                Ok(Ended::Again) => {}
                 Err(error @ StoreError::Broken { .. }) => {
                     tracing::error!(store = name, %error, "the store has stopped");
                     let reason = error.to_string();
@@ -102,21 +106,22 @@ impl Materializer {
         }
     }
 
-    /// One pass: from the durable state to the next shutdown, change of the timeline or error.
+    /// One pass: from the durable state to the next shutdown, change of timeline or duties, or error.
     async fn materialize(&mut self, store: &mut dyn Store, policy: CommitPolicy) -> Result<Ended, StoreError> {
         let mut timeline = self.processor.timeline();
         let state = store.load().await?;
         let revisions = timeline.borrow_and_update().clone();
-        let state = self.take_in(store, state, &revisions).await?;
+        let state = if self.duties.only_looks() { state } else { self.take_in(store, state, &revisions).await? };
         let partitions = self.processor.log().partitions();
+        let mine = self.duties.partitions(partitions);
         self.progress.report(store.name(), &state, partitions);
-        self.progress.restart(store.name());
+        self.progress.restart(store.name(), |partition| mine.contains(&partition));
         // The log does not remember it: a partition to which nothing comes any more must be trimmed after a restart, too.
         self.release().await;
 
         let (sender, receiver) = mpsc::channel(SLICES_WAITING_MAX);
         let mut feeders = JoinSet::new();
-        for partition in 0..self.processor.log().partitions() {
+        for partition in mine.iter().copied() {
             let cursor = state.cursors.get(&partition).copied();
             let cursor = cursor.unwrap_or_else(|| Cursor::start(self.processor.log().id(), 0));
             feeders.spawn(
@@ -134,7 +139,8 @@ impl Materializer {
         }
         drop(sender);
         // Dropping the feeders at the end of this pass ends them wherever they are; they hold nothing but slices.
-        self.consume(store, policy, receiver, &mut timeline).await
+        let look_again = (mine.len() < partitions as usize).then(|| Instant::now() + LOOK_AGAIN);
+        self.consume(store, policy, receiver, &mut timeline, look_again).await
     }
 
     async fn consume(
@@ -143,13 +149,16 @@ impl Materializer {
         policy: CommitPolicy,
         mut slices: mpsc::Receiver<Arc<Slice>>,
         timeline: &mut watch::Receiver<Arc<Timeline>>,
+        look_again: Option<Instant>,
     ) -> Result<Ended, StoreError> {
         let mut due: Option<Instant> = None;
         loop {
             let ended = tokio::select! {
                 biased;
                 () = stopped(&mut self.shutdown) => Some(Ended::Shutdown),
-                Ok(()) = timeline.changed() => Some(Ended::TimelineChanged),
+                Ok(()) = timeline.changed() => Some(Ended::Again),
+                () = self.duties.changed() => Some(Ended::Again),
+                () = sleep_until(look_again) => Some(Ended::Again),
                 () = sleep_until(due) => None,
                 // Once every feeder has stopped this gives nothing more, and the loop waits for the others.
                 Some(slice) = slices.recv() => {

@@ -4,6 +4,7 @@
 //! catalogue, so that a restart does not undo it; only an operator resumes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use millrace_timeline::access::PauseEntry;
 use millrace_timeline::{Catalogue, CatalogueError};
@@ -18,6 +19,10 @@ pub const ENGINE: &str = "millrace";
 #[derive(Clone)]
 pub struct Pause {
     state: Arc<watch::Sender<Option<PauseEntry>>>,
+    /// Held while the catalogue is written or read, so that what is read is not older than what is written.
+    catalogue_lock: Arc<tokio::sync::Mutex<()>>,
+    /// A pause of this worker's is not in the catalogue yet.
+    unwritten: Arc<AtomicBool>,
     catalogue: Catalogue,
     clock: Clock,
 }
@@ -29,7 +34,13 @@ impl Pause {
         if let Some(pause) = &state {
             tracing::warn!(who = pause.who, reason = pause.reason, "the chain is paused: `millrace pipeline resume`");
         }
-        Ok(Self { state: Arc::new(watch::Sender::new(state)), catalogue, clock })
+        Ok(Self {
+            state: Arc::new(watch::Sender::new(state)),
+            catalogue_lock: Arc::default(),
+            unwritten: Arc::default(),
+            catalogue,
+            clock,
+        })
     }
 
     /// Why the chain stands, if it does.
@@ -46,6 +57,7 @@ impl Pause {
         let paused = self.state.send_if_modified(|state| {
             let running = state.is_none();
             if running {
+                self.unwritten.store(true, Ordering::Relaxed);
                 *state = Some(pause.clone());
             }
             running
@@ -54,7 +66,11 @@ impl Pause {
             return Ok(self.get().unwrap_or(pause));
         }
         tracing::error!(who, reason, "the chain is paused");
+        let _lock = self.catalogue_lock.lock().await;
+        // Another worker's resumption may just have been read: this pause comes after it.
+        self.state.send_replace(Some(pause.clone()));
         self.catalogue.set_pause(Some(&pause)).await?;
+        self.unwritten.store(false, Ordering::Relaxed);
         Ok(pause)
     }
 
@@ -63,12 +79,39 @@ impl Pause {
     /// # Errors
     /// When the catalogue could not be written: the chain stands on.
     pub async fn resume(&self) -> Result<Option<PauseEntry>, CatalogueError> {
+        let _lock = self.catalogue_lock.lock().await;
         self.catalogue.set_pause(None).await?;
+        self.unwritten.store(false, Ordering::Relaxed);
         let before = self.state.send_replace(None);
         if before.is_some() {
             tracing::info!("the chain goes on");
         }
         Ok(before)
+    }
+
+    /// Takes over what another worker wrote: a pause, or that it is over. A pause of this worker's that could not be
+    /// written is written now.
+    ///
+    /// # Errors
+    /// When the catalogue can't be reached.
+    pub(crate) async fn follow(&self) -> Result<(), CatalogueError> {
+        let before = self.get();
+        let _lock = self.catalogue_lock.lock().await;
+        if self.unwritten.load(Ordering::Relaxed) {
+            self.catalogue.set_pause(self.get().as_ref()).await?;
+            self.unwritten.store(false, Ordering::Relaxed);
+            return Ok(());
+        }
+        let stored = self.catalogue.pause().await?;
+        self.state.send_if_modified(|state| {
+            // What this worker did meanwhile is about to be written, and counts.
+            let changed = *state == before && *state != stored;
+            if changed {
+                state.clone_from(&stored);
+            }
+            changed
+        });
+        Ok(())
     }
 
     /// Waits until the chain stands, and gives the reason.

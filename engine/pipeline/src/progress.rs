@@ -22,6 +22,8 @@ pub enum PartitionState {
         /// What failed.
         reason: String,
     },
+    /// Another worker's.
+    Elsewhere,
     /// An operator has to look. The other partitions and the other store go on.
     Stopped {
         /// Why, and what to do.
@@ -151,11 +153,11 @@ impl Progress {
         });
     }
 
-    /// A loop begins again: whatever had stopped is tried again.
-    pub(crate) fn restart(&self, store: &'static str) {
+    /// A loop begins again: whatever had stopped is tried again, where it is this worker's.
+    pub(crate) fn restart(&self, store: &'static str, mine: impl Fn(u32) -> bool) {
         self.update(store, |progress| {
-            for partition in progress.partitions.values_mut() {
-                partition.state = PartitionState::Running;
+            for (partition, progress) in &mut progress.partitions {
+                progress.state = if mine(*partition) { PartitionState::Running } else { PartitionState::Elsewhere };
             }
         });
     }

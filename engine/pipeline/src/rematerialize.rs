@@ -22,6 +22,7 @@ use millrace_timeline::Timeline;
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::Engine;
+use crate::leases::{Duties, Duty, LOOK_AGAIN};
 use crate::materialize::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, release, stopped};
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
@@ -50,6 +51,8 @@ pub struct Rematerializer {
     pub(crate) requests: mpsc::Receiver<RebuildRequest>,
     /// Those that are not noted yet.
     pub(crate) asked: Vec<RebuildRequest>,
+    /// Whether the store's jobs are this worker's.
+    pub duties: Duties,
     /// Becomes true when the engine stops: the loop returns at once, what is staged is made again at the next start.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -170,8 +173,11 @@ impl Rematerializer {
                     let _ = request.send(());
                 }
             }
+            let duty = Duty::Jobs(rewriter.name());
             let mut ahead = None;
-            while let Some(job) = backlog.jobs.first().cloned().filter(|_| self.requests.is_empty()) {
+            while let Some(job) =
+                backlog.jobs.first().cloned().filter(|_| self.requests.is_empty() && self.duties.has(&duty))
+            {
                 self.processor.pause().wait_running().await;
                 match self.portion(rewriter, &backlog, &job, &mut ahead).await {
                     Ok(after) => backlog = after,
@@ -180,7 +186,8 @@ impl Rematerializer {
                 *committed = true;
                 self.report(rewriter.name(), &backlog).await;
             }
-            if !backlog.jobs.is_empty() {
+            let mine = self.duties.has(&duty);
+            if mine && !backlog.jobs.is_empty() {
                 continue;
             }
             let name = rewriter.name();
@@ -191,6 +198,9 @@ impl Rematerializer {
                 // An error means that the engine is gone, and the shutdown comes.
                 gone = async { progress.wait_for(newer).await.is_err() } => if gone { std::future::pending::<()>().await },
                 Some(request) = self.requests.recv() => self.asked.push(request),
+                // What other workers do to the store is not seen by itself.
+                () = tokio::time::sleep(LOOK_AGAIN), if self.duties.are_shared() => {}
+                () = self.duties.wait_for(&duty), if !mine => {}
             }
         }
     }

@@ -1,13 +1,15 @@
 //! What an operator sees: where the log ends, where each store stands, what is in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_log::{EventLog, LogError, ReadLimit};
 use millrace_rows::LogId;
 use millrace_timeline::access::PauseEntry;
 use serde::Serialize;
 
+use crate::leases::Duty;
 use crate::progress::{JobProgress, PartitionProgress, PartitionState, Snapshot};
+use crate::roles::Roles;
 
 /// The state of a running engine.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +28,9 @@ pub struct Status {
     pub pause: Option<PauseEntry>,
     /// The stores, by name.
     pub stores: BTreeMap<&'static str, StoreStatus>,
+    /// This process, where several share the work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerStatus>,
 }
 
 /// The state of the log.
@@ -61,6 +66,17 @@ pub struct StoreStatus {
     pub jobs: Vec<JobProgress>,
     /// Each partition.
     pub partitions: Vec<PartitionStatus>,
+}
+
+/// This process among those that share a log and a keyspace.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerStatus {
+    /// Its id: new at each start.
+    pub id: String,
+    /// What it does at all.
+    pub roles: Roles,
+    /// What it does now of what one worker does at a time.
+    pub duties: BTreeSet<Duty>,
 }
 
 /// The state of a store in one partition.

@@ -151,6 +151,22 @@ impl Tokens {
         Ok(Self { catalogue, clock, known: RwLock::new(known) })
     }
 
+    /// Takes over tokens that another worker made or took back.
+    ///
+    /// # Errors
+    /// When the catalogue can't be read.
+    pub(crate) async fn follow(&self) -> Result<(), CatalogueError> {
+        let stored = self.catalogue.tokens().await?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        for (id, token) in stored {
+            // One that is taken back stays so, whatever was read before that.
+            if known.get(&id).is_none_or(|known| known.revoked_at_us.is_none() && **known != token) {
+                known.insert(id, Arc::new(token));
+            }
+        }
+        Ok(())
+    }
+
     fn insert(&self, id: &str, token: TokenEntry) {
         self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), Arc::new(token));
     }

@@ -129,6 +129,8 @@ pub struct ImportPosition {
 #[derive(Clone)]
 pub struct Catalogue {
     keyspace: Arc<dyn Keyspace>,
+    /// Everything of this deployment.
+    pub(crate) root: Subspace,
     pub(crate) space: Subspace,
 }
 
@@ -138,7 +140,8 @@ impl Catalogue {
     /// # Errors
     /// When the keyspace fails or holds a later format.
     pub async fn open(keyspace: Arc<dyn Keyspace>, root: &str) -> Result<Self, CatalogueError> {
-        let catalogue = Self { keyspace, space: Subspace::all().subspace(&(root, "k")) };
+        let root = Subspace::all().subspace(&(root,));
+        let catalogue = Self { keyspace, space: root.subspace(&("k",)), root };
         match catalogue.get::<u32>(&("format",), "format").await? {
             Some(FORMAT) => {}
             Some(other) => {
@@ -184,6 +187,11 @@ impl Catalogue {
         let revisions =
             pairs.iter().map(|(_, value)| from_json::<Revision>(value, "revision")).collect::<Result<Vec<_>, _>>()?;
         Ok(Timeline::new(revisions)?)
+    }
+
+    /// Whether the timeline has a revision: a look of one key.
+    pub async fn has_revision(&self, id: u64) -> Result<bool, CatalogueError> {
+        Ok(self.keyspace.get(&self.key(&("revision", id))).await?.is_some())
     }
 
     /// Appends a revision after the timeline's head.

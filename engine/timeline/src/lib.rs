@@ -10,12 +10,14 @@
 //! * [`catalogue`]: where all of it is kept, with export and restore.
 //! * [`plugins`], [`tables`]: what chains refer to.
 //! * [`access`]: tokens, the audit trail, the pause.
+//! * [`leases`]: which worker does what.
 
 pub mod access;
 pub mod catalogue;
 pub mod chain;
 mod export;
 pub mod filter;
+pub mod leases;
 pub mod plugins;
 pub mod revision;
 pub mod tables;
