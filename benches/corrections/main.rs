@@ -110,15 +110,28 @@ async fn run(events: usize) -> Result<()> {
         hundredth.processor.as_secs_f64() / rebuilt * 100.0
     );
 
+    // Live onto stores that are full: an LSM tree takes the first events for less than the last.
+    let more = count / 5;
+    let meter = Meter::start();
+    for number in 0..more.div_ceil(APPEND as u64) {
+        let at = (number as usize * APPEND) % records.len();
+        append(&engine, number, &records[at..(at + APPEND).min(records.len())]).await?;
+    }
+    engine.drain().await?;
+    let full = meter.stop();
+    line("live: a fifth more, onto full stores", more, full);
+
     let meter = Meter::start();
     correct(&engine, "everything", None).await?;
     settled(&engine).await?;
     let all = meter.stop();
-    line("correcting everything", count, all);
+    line("correcting everything", count + more, all);
+    let rate = |events: u64, took: Took| events as f64 / took.clock.as_secs_f64();
     println!(
-        "{:<44} {:>8.2}x of live, by the clock (bar 1)",
+        "{:<44} {:>8.2}x of live from the beginning (bar 1), {:.2}x of live onto full stores",
         "replay",
-        live.clock.as_secs_f64() / all.clock.as_secs_f64()
+        rate(count + more, all) / rate(count, live),
+        rate(count + more, all) / rate(more, full)
     );
 
     beside_traffic(&engine, &records, count, count as f64 / live.clock.as_secs_f64() * TRAFFIC).await?;

@@ -80,7 +80,7 @@ pub struct Options {
     /// Capacity of the cache of table blocks, in bytes. Default 64 MiB.
     pub cache_bytes: u64,
     /// Size at which a write buffer is written out as a table, in bytes; up to three are in memory. Taken into 1 MiB to
-    /// 256 MiB. Default 32 MiB.
+    /// 256 MiB. Default 64 MiB.
     pub write_buffer_bytes: u64,
     /// Most batches that wait for the commit thread, each at most 1 MB. At least 1. Default 64.
     pub queue_batches: usize,
@@ -92,7 +92,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 64 * 1024 * 1024,
-            write_buffer_bytes: 32 * 1024 * 1024,
+            write_buffer_bytes: 64 * 1024 * 1024,
             queue_batches: 64,
             reopen_pause: Duration::from_secs(1),
         }
