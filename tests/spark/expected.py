@@ -1,7 +1,8 @@
 """What a reader of the table must find, from sources that are not the table.
 
 * The rows: from the device history over HTTP, another store than the table. It answers by device; which devices
-  there are is asked of the table, and that none is missing follows from the number of rows that `millrace verify` has compared.
+  there are is asked of the table, and that none is missing follows from the number of rows that `millrace verify` has
+  compared.
 * The funnel: counted here from these rows, and by `millrace demo` from the table.
 * What corrections there were: from `/v1/corrections` and `/v1/revisions`.
 * Which files are in force at which version, and in which date: from the commit entries, one after the other.
@@ -97,7 +98,7 @@ class Server:
     """`millrace serve` on a data directory, while it is asked."""
 
     def __init__(self, millrace: str, data: Path):
-        command = [millrace, "serve", "--listen", "127.0.0.1:0", "--log-filter", "error", "--data-dir", data]
+        command = [millrace, "serve", "--listen", "127.0.0.1:0", "--log-filter", "error", "--data-dir", str(data)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=data)
         assert self.process.stdout
         line = self.process.stdout.readline()

