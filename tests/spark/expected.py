@@ -144,6 +144,16 @@ class Correction:
     revisions: list[int]
 
 
+@dataclass(frozen=True)
+class File:
+    """A data file as the log has it: its date and log partition, and the first and last offset of its rows."""
+
+    date: str
+    partition: int
+    first: int
+    last: int
+
+
 class Log:
     """The table's log, entry by entry."""
 
@@ -159,18 +169,21 @@ class Log:
         infos = (action["commitInfo"] for entry in self.entries for action in entry if "commitInfo" in action)
         return [(info["operation"], info["operationParameters"]) for info in infos]
 
-    def files(self) -> dict[str, list[str]]:
-        """The names of the files in force at the last version, by date."""
-        dates: dict[str, str] = {}
+    def files(self) -> list[File]:
+        """The files in force at the last version."""
+        files: dict[str, File] = {}
         for action in (action for entry in self.entries for action in entry):
             if "remove" in action:
-                del dates[unquote(action["remove"]["path"])]
+                del files[unquote(action["remove"]["path"])]
             elif "add" in action:
-                dates[unquote(action["add"]["path"])] = action["add"]["partitionValues"]["event_date"]
-        by_date = defaultdict(list)
-        for path, date in dates.items():
-            by_date[date].append(path.rsplit("/", 1)[-1])
-        return {date: sorted(names) for date, names in by_date.items()}
+                add = action["add"]
+                stats = json.loads(add["stats"])
+                least, greatest = stats["minValues"], stats["maxValues"]
+                assert least["_partition"] == greatest["_partition"], "a file has the rows of one log partition"
+                files[unquote(add["path"])] = File(
+                    add["partitionValues"]["event_date"], least["_partition"], least["_offset"], greatest["_offset"]
+                )
+        return list(files.values())
 
     def checkpoint(self) -> int:
         """The version of the last checkpoint."""

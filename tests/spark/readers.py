@@ -127,7 +127,8 @@ class DuckDb(Reader):
         info = leaf["extra_info"]
         read, known = map(int, info["Scanning Files"].split("/"))
         assert read == int(info["Total Files Read"]) and read <= known
-        return self.count(table, where), read, info["File Filters"]
+        filters = info["File Filters"]
+        return self.count(table, where), read, filters if isinstance(filters, str) else " AND ".join(filters)
 
     def funnel(self, table: Path, *by: str) -> list[tuple]:
         group = ", ".join(["week", *by])

@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from expected import BAD_APP_VERSION, BAD_DEVICE, Expected, Place, prints_of
+from expected import BAD_APP_VERSION, BAD_DEVICE, Expected, Place, place_of, prints_of
 from readers import Reader
 
 BAD_RELEASE = f"app_version = '{BAD_APP_VERSION}'"
@@ -65,20 +65,30 @@ def test_a_date_reads_the_files_of_that_date(reader: Reader, expected: Expected)
     date, files = expected.busiest_date, expected.log.files()
     rows, read, filters = reader.scan(expected.table, f"event_date = DATE '{date}'")
     assert rows == sum(row["event_date"] == date for row in expected.rows) > 0
-    assert read == len(files[date]) < sum(map(len, files.values()))
+    assert read == sum(file.date == date for file in files) < len(files)
     assert "event_date" in filters and date in filters
-    print(f"{reader.version()}: {rows} rows in {read} of {sum(map(len, files.values()))} files, by {filters}")
+    print(f"{reader.version()}: {rows} rows in {read} of {len(files)} files, by {filters}")
 
 
 def test_a_range_of_dates_reads_the_files_of_these_dates(reader: Reader, expected: Expected) -> None:
     files = expected.log.files()
-    dates = sorted(files)[-30:-10]
+    dates = sorted({file.date for file in files})[-30:-10]
     rows, read, _ = reader.scan(
         expected.table, f"event_date >= DATE '{dates[0]}' AND event_date <= DATE '{dates[-1]}' AND event = 'purchase'"
     )
     assert rows == sum(row["event_date"] in dates and row.get("event") == "purchase" for row in expected.rows) > 0
     # A file without a purchase among its statistics may be left out.
-    assert 0 < read <= sum(len(files[date]) for date in dates)
+    assert 0 < read <= sum(file.date in dates for file in files)
+
+
+def test_a_range_of_offsets_reads_the_files_that_may_have_it(reader: Reader, expected: Expected) -> None:
+    partition, last, _ = max(map(place_of, expected.corrected))
+    first = last - 50
+    rows, read, _ = reader.scan(expected.table, f"_partition = {partition} AND _offset BETWEEN {first} AND {last}")
+    assert rows == sum(place[0] == partition and first <= place[1] <= last for place in expected.prints) > 0
+    may_have = [file for file in expected.log.files() if file.partition == partition]
+    assert read == sum(file.first <= last and first <= file.last for file in may_have) < len(may_have)
+    print(f"{reader.version()}: {rows} rows in {read} of the {len(may_have)} files of partition {partition}")
 
 
 def test_the_funnel_is_that_of_the_demo(reader: Reader, expected: Expected) -> None:
