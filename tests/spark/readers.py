@@ -183,6 +183,8 @@ class Spark(Reader):
             .config("spark.sql.session.timeZone", "UTC")
             # A small machine and a small table: nothing is gained by 50 and 200 tasks.
             .config("spark.driver.memory", "1500m")
+            # A minute of many small queries: the second compiler costs more than it gives.
+            .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1")
             .config("spark.databricks.delta.snapshotPartitions", "2")
             .config("spark.sql.shuffle.partitions", "2")
             .config("spark.ui.enabled", "false")

@@ -17,7 +17,7 @@ def test_the_example_prints_the_funnel(run: Path, expected: Expected) -> None:
         "spark-submit",
         *("--master", "local[2]", "--driver-memory", "1500m"),
         *("--conf", "spark.ui.enabled=false", "--conf", "spark.databricks.delta.snapshotPartitions=2"),
-        *("--conf", "spark.sql.shuffle.partitions=2"),
+        *("--conf", "spark.sql.shuffle.partitions=2", "--driver-java-options", "-XX:TieredStopAtLevel=1"),
         *("--jars", ",".join(sorted(map(str, (run / "jars").glob("*.jar"))))),
         *(str(EXAMPLES / "funnel.py"), str(expected.table), "app_version"),
     ]
