@@ -8,6 +8,7 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use chrono::{DateTime, Datelike, IsoWeek};
 use millrace_delta::reader::{ScanRequest, TableReader};
+use serde::Serialize;
 
 use super::duplicates::Seen;
 
@@ -15,9 +16,10 @@ use super::duplicates::Seen;
 pub const STEPS: [&str; 6] = ["product_view", "add_to_cart", "cart", "shipping_details", "payment_details", "purchase"];
 
 /// Devices of one week by the step that they reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Week {
     /// ISO week, as in 2026-W07.
+    #[serde(rename = "week")]
     pub name: String,
     /// Devices that went through this step and all before it, in order.
     pub reached: [u64; STEPS.len()],

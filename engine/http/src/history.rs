@@ -5,8 +5,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use chrono::{DateTime, NaiveDate};
 use millrace_history::{EventFilter, PageRequest, ReadError};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::Api;
 use crate::error::ApiError;
@@ -27,12 +26,20 @@ pub(crate) struct EventsQuery {
     cursor: Option<String>,
 }
 
+/// The answer. Never by way of a `serde_json::Value`, which would sort the keys of the JSON columns, and round their
+/// numbers: they are shown as the rows have them.
+#[derive(Serialize)]
+pub(crate) struct Page {
+    events: Vec<RowJson>,
+    cursor: Option<String>,
+}
+
 /// `GET /v1/devices/{id}/events`.
 pub(crate) async fn events(
     State(api): State<Api>,
     Path(device): Path<String>,
     query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Page>, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::bad_request("bad_query", error.body_text()))?;
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=millrace_history::PAGE_ROWS_MAX).contains(&limit) {
@@ -48,8 +55,8 @@ pub(crate) async fn events(
         cursor: query.cursor,
     };
     let page = api.engine.history().page(&request).await.map_err(read_error)?;
-    let events: Vec<RowJson> = page.rows.into_iter().map(RowJson).collect();
-    Ok(Json(json!({"events": events, "cursor": page.next})))
+    let events = page.rows.into_iter().map(RowJson).collect();
+    Ok(Json(Page { events, cursor: page.next }))
 }
 
 pub(crate) fn read_error(error: ReadError) -> ApiError {
@@ -99,6 +106,14 @@ fn time(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_columns_of_a_page_are_as_the_rows_have_them() {
+        let text = r#"{"z":1.50,"a":12345678901234567890123}"#;
+        let row = RowJson(vec![("properties".into(), millrace_rows::canonical::Value::String(text.into()))]);
+        let page = serde_json::to_string(&Page { events: vec![row], cursor: None }).unwrap();
+        assert_eq!(page, format!(r#"{{"events":[{{"properties":{text}}}],"cursor":null}}"#));
+    }
 
     fn query(last: Option<&str>, from: Option<&str>, to: Option<&str>) -> EventsQuery {
         let owned = |text: Option<&str>| text.map(str::to_owned);
