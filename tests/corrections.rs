@@ -344,3 +344,39 @@ async fn a_correction_that_can_not_go_on_says_why_and_another_mends_it() {
     check(&engine, "mended").await;
     engine.stop().await.unwrap();
 }
+
+/// A verification begins where the last clean one ended, or where a later correction begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_verified_is_not_looked_at_again_until_it_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).await;
+    let events = |range: std::ops::Range<usize>| {
+        range.map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3)).collect::<Vec<_>>()
+    };
+    let verify = async |options: VerifyOptions| {
+        engine.drain().await.unwrap();
+        engine.settle().await.unwrap();
+        let report = engine.verifier().run(&options, |_| ()).await.unwrap();
+        assert_eq!(report.differences, 0, "{report:?}");
+        let before: u64 = report.stores.values().map(|store| store.verified_before).sum();
+        (report.rows_checked, before)
+    };
+    ingest(&engine, events(0..50)).await;
+    assert_eq!(verify(VerifyOptions::default()).await, (100, 0));
+    assert_eq!(verify(VerifyOptions::default()).await, (0, 100));
+    ingest(&engine, events(50..60)).await;
+    assert_eq!(verify(VerifyOptions::default()).await, (20, 100), "what came since");
+    let all = VerifyOptions { all: true, ..VerifyOptions::default() };
+    assert_eq!(verify(all).await, (120, 0));
+
+    // The last three of each partition are made again.
+    let range = RangeSource { last: Some(3), ..RangeSource::default() };
+    let change = ChangeSource::Insert { step: rewrite("other"), before: None };
+    let ends = engine.log_ends().await.unwrap();
+    let again: u64 = ends.values().map(|end| end.min(&3)).sum();
+    correct(&engine, CorrectionSource { change, range }, "again").await.unwrap();
+    assert_eq!(verify(VerifyOptions::default()).await, (2 * again, 120 - 2 * again));
+    engine.rebuild("delta").await.unwrap();
+    assert_eq!(verify(VerifyOptions::default()).await, (60, 60), "the table, and not the history");
+    engine.stop().await.unwrap();
+}

@@ -136,7 +136,7 @@ async fn run(events: usize) -> Result<()> {
 
     beside_traffic(&engine, &records, count, count as f64 / live.clock.as_secs_f64() * TRAFFIC).await?;
     let meter = Meter::start();
-    let report = engine.verifier().run(&VerifyOptions::default(), |_| ()).await?;
+    let report = engine.verifier().run(&VerifyOptions { all: true, ..VerifyOptions::default() }, |_| ()).await?;
     line("verify", report.records, meter.stop());
     println!("{:<44} {:>8} rows compared, {} differences", "", report.rows_checked, report.differences);
     engine.stop().await?;

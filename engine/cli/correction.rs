@@ -99,7 +99,10 @@ pub struct CorrectArgs {
 /// `millrace verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// Also looks for rows that no event accounts for, which takes reading all of the history.
+    /// From the log's start, not from where the last clean verification ended.
+    #[arg(long)]
+    all: bool,
+    /// The same, and looks for rows that no event accounts for, which takes reading all of the history.
     #[arg(long)]
     full: bool,
     /// Only this store: delta or history.
@@ -297,7 +300,7 @@ pub async fn corrections(client: &Client, json: bool) -> Result<()> {
 
 /// `millrace verify`.
 pub async fn verify(client: &Client, args: &VerifyArgs, json: bool) -> Result<ExitCode> {
-    let body = json!({"full": args.full, "store": args.store, "from": args.from, "to": args.to});
+    let body = json!({"all": args.all, "full": args.full, "store": args.store, "from": args.from, "to": args.to});
     let report = client.post_json("/v1/verify", &body).await?;
     if json {
         println!("{report}");

@@ -270,6 +270,7 @@ pub(crate) struct VerifyBody {
     store: Option<String>,
     from: Option<u64>,
     to: Option<u64>,
+    all: bool,
     full: bool,
 }
 
@@ -282,8 +283,8 @@ pub(crate) async fn verify(
     let Ok(_one) = api.verifying.try_lock() else {
         return Err(ApiError::new(StatusCode::CONFLICT, "busy", "another verification is under way"));
     };
-    let VerifyBody { store, from, to, full } = body;
-    let options = VerifyOptions { store, from, to, full };
+    let VerifyBody { store, from, to, all, full } = body;
+    let options = VerifyOptions { store, from, to, all, full };
     let report = api.engine.verifier().run(&options, |_| ()).await.map_err(|error| match error {
         VerifyError::Bad(_) => ApiError::bad_request("bad_range", error.to_string()),
         other => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "verify_failed", other.to_string()),

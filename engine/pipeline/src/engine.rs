@@ -467,7 +467,12 @@ impl Engine {
 
     /// Compares the stores with what the log and the timeline say.
     pub fn verifier(&self) -> Verifier {
-        Verifier { processor: self.processor.clone(), history: self.history.clone(), table: self.table.clone() }
+        Verifier {
+            processor: self.processor.clone(),
+            history: self.history.clone(),
+            table: self.table.clone(),
+            catalogue: self.catalogue.clone(),
+        }
     }
 
     /// Pauses the chain: nothing is computed until somebody resumes it, and a restart does not.

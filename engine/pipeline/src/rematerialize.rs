@@ -358,6 +358,9 @@ impl Engine {
         let Some(sender) = sender else {
             return Err(StoreError::Broken { store: "rebuild", detail: format!("there is no store {store:?}") });
         };
+        // What was verified of it does not stand any more.
+        let forgotten = self.catalogue.set_verified(store, None).await;
+        forgotten.map_err(|error| refused("rebuild", &error.to_string()))?;
         let (answer, noted) = tokio::sync::oneshot::channel();
         let gone = |_| refused("rebuild", "the store's loop has stopped");
         sender.try_send(answer).map_err(|_| refused("rebuild", "other rebuilds wait already"))?;

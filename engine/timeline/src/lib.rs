@@ -11,6 +11,7 @@
 //! * [`plugins`], [`tables`]: what chains refer to.
 //! * [`access`]: tokens, the audit trail, the pause.
 //! * [`leases`]: which worker does what.
+//! * [`verified`]: what a verification has vouched for.
 
 pub mod access;
 pub mod catalogue;
@@ -21,6 +22,7 @@ pub mod leases;
 pub mod plugins;
 pub mod revision;
 pub mod tables;
+pub mod verified;
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use chain::{ChainSpec, PluginRef, SEMANTICS_VERSION, StepSpec};

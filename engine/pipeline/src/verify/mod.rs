@@ -8,29 +8,33 @@
 //! Stores go on meanwhile. A window is compared under the revisions that the store had applied, and compared again if
 //! that changed while it was read; what a job has still to make again is *pending* and not compared. Rows below the log's
 //! start can't be recomputed: they are *unverifiable*, and only counted.
+//!
+//! What is found clean is noted with the revision that the store had applied, and the next verification begins behind it,
+//! or where a later correction begins. So it costs what came in and what was corrected since; `all` looks at everything
+//! again, as it must to find what a broken disk or a stranger has done to old rows.
 
 mod compare;
+mod window;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _};
-use arrow::datatypes::{Date32Type, Int64Type, TimestampMicrosecondType};
-use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt as _;
 use millrace_delta::{ScanRequest, TableReader};
 use millrace_history::{HistoryReader, ReadError};
 use millrace_log::LogError;
-use millrace_rows::canonical::{self, RowEncoder};
-use millrace_rows::schema::{EVENT_DATE, OFFSET, SUB};
+use millrace_rows::canonical;
+use millrace_rows::schema::EVENT_DATE;
 use millrace_rows::{Job, StoreError, StoreState};
-use millrace_timeline::Timeline;
+use millrace_timeline::verified::Verified;
+use millrace_timeline::{Catalogue, CatalogueError, Timeline};
 use serde::Serialize;
 
 use crate::processor::{Processor, SliceError};
-use crate::verify::compare::{Print, dead_differences, differences};
+use crate::verify::compare::{dead_differences, differences};
+use crate::verify::window::{Window, dead_hash, misplaced, prints};
 
 /// Offsets of a window.
 pub const WINDOW: u64 = 65_536;
@@ -38,7 +42,6 @@ pub const WINDOW: u64 = 65_536;
 pub const DIFFERENCES_MAX: usize = 20;
 /// Times that a window is compared again because a store changed under it.
 const TRIES_MAX: usize = 5;
-const DAY_US: i64 = 86_400_000_000;
 
 /// The store names that can be asked for.
 pub const STORES: [&str; 2] = ["delta", "history"];
@@ -52,7 +55,9 @@ pub struct VerifyOptions {
     pub from: Option<u64>,
     /// Past the last offset, the same in each partition.
     pub to: Option<u64>,
-    /// Also looks for rows of the history that no record accounts for.
+    /// From the log's start, whatever an earlier verification has vouched for.
+    pub all: bool,
+    /// Looks at everything, and for rows of the history that no record accounts for.
     pub full: bool,
 }
 
@@ -74,6 +79,9 @@ pub enum VerifyError {
     /// The history can't be read.
     #[error("history: {0}")]
     History(#[from] ReadError),
+    /// What was verified can't be read or noted.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
     /// Rows that can't be encoded: a defect.
     #[error("internal error: {0}")]
     Internal(String),
@@ -105,6 +113,8 @@ pub struct StoreReport {
     pub pending: u64,
     /// Offsets below the log's start.
     pub unverifiable: u64,
+    /// Offsets that an earlier verification found as they must be, and that nothing has made again since.
+    pub verified_before: u64,
     /// Rows and dead letters that are not as they must be.
     pub differences: u64,
 }
@@ -126,14 +136,15 @@ pub struct Report {
     pub first: Vec<Difference>,
 }
 
-/// What a window must hold, or holds.
-#[derive(Default)]
-struct Window {
-    rows: Vec<Print>,
-    /// Offset, and hash of revision, step and code.
-    dead: Vec<(u64, u128)>,
-    /// Rows in the wrong place of the store.
-    misplaced: Vec<(u64, u32)>,
+/// What is verified of one store.
+struct Subject {
+    name: &'static str,
+    /// The revision that it had applied when the verification began.
+    applied: u64,
+    /// By partition: where to begin.
+    from: BTreeMap<u32, u64>,
+    /// By partition: the end of what was compared without a gap.
+    compared: BTreeMap<u32, u64>,
 }
 
 /// By partition and window: the first offset that was compared, and the rows that were found from there on.
@@ -151,6 +162,7 @@ pub struct Verifier {
     pub(crate) processor: Arc<Processor>,
     pub(crate) history: HistoryReader,
     pub(crate) table: TableReader,
+    pub(crate) catalogue: Catalogue,
 }
 
 impl Verifier {
@@ -176,6 +188,7 @@ impl Verifier {
             return Err(VerifyError::Bad(format!("the range {from} to {to} is empty")));
         }
         let mut report = Report::default();
+        let mut subjects = self.subjects(&stores, options).await?;
         // Where the history's rows are: what `full` compares with all that is there.
         let mut accounted = Accounts::new();
         let mut upper_ends: BTreeMap<u32, u64> = BTreeMap::new();
@@ -188,13 +201,20 @@ impl Verifier {
                 let below = bounds.start.min(upper).saturating_sub(options.from.unwrap_or(0));
                 report.stores.entry(store).or_default().unverifiable += below;
             }
+            for subject in &mut subjects {
+                let begin = subject.from.entry(partition).or_default();
+                *begin = (*begin).clamp(bounds.start, upper.max(bounds.start));
+                subject.compared.insert(partition, *begin);
+                report.stores.entry(subject.name).or_default().verified_before += *begin - bounds.start;
+            }
             upper = upper.min(options.to.unwrap_or(u64::MAX));
             upper_ends.insert(partition, upper);
-            let mut at = bounds.start.max(options.from.unwrap_or(0));
+            let earliest = subjects.iter().filter_map(|subject| subject.from.get(&partition)).min();
+            let mut at = earliest.copied().unwrap_or(0).max(options.from.unwrap_or(0));
             while at < upper {
                 // Windows begin at multiples, so that rows can be counted by window from their offset alone.
                 let end = ((at / WINDOW + 1) * WINDOW).min(upper);
-                self.window(&stores, partition, at..end, &mut report, &mut accounted).await?;
+                self.window(&mut subjects, partition, at..end, &mut report, &mut accounted).await?;
                 report.windows += 1;
                 progress(&report);
                 at = end;
@@ -205,7 +225,40 @@ impl Verifier {
         }
         report.rows_checked = report.stores.values().map(|store| store.rows_checked).sum();
         report.differences = report.stores.values().map(|store| store.differences).sum();
+        if options.from.is_none() && options.to.is_none() {
+            self.note(subjects, &report).await?;
+        }
         Ok(report)
+    }
+
+    /// Where verification of each store begins.
+    async fn subjects(&self, stores: &[&'static str], options: &VerifyOptions) -> Result<Vec<Subject>, VerifyError> {
+        let log = self.processor.log();
+        let again = options.all || options.full || options.from.is_some() || options.to.is_some();
+        let mut subjects = Vec::with_capacity(stores.len());
+        for name in stores {
+            let applied = self.place(name).await?.state.applied;
+            let timeline = self.processor.timeline().borrow().clone();
+            let verified = if again { None } else { self.catalogue.verified(name).await? };
+            let verified = verified.filter(|verified| verified.log == log.id() && verified.applied <= applied);
+            let from = (0..log.partitions()).map(|partition| {
+                let stands = verified.as_ref().map_or(0, |it| it.stands_below(&timeline, applied, partition));
+                (partition, stands)
+            });
+            subjects.push(Subject { name, applied, from: from.collect(), compared: BTreeMap::new() });
+        }
+        Ok(subjects)
+    }
+
+    /// Notes what was found as it must be. A store with a difference keeps what it had: the next look finds it again.
+    async fn note(&self, subjects: Vec<Subject>, report: &Report) -> Result<(), VerifyError> {
+        for Subject { name, applied, compared, .. } in subjects {
+            if report.stores.get(name).is_some_and(|store| store.differences == 0) {
+                let verified = Verified { log: self.processor.log().id(), applied, below: compared };
+                self.catalogue.set_verified(name, Some(&verified)).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn place(&self, store: &str) -> Result<Place, VerifyError> {
@@ -219,7 +272,7 @@ impl Verifier {
 
     async fn window(
         &self,
-        stores: &[&'static str],
+        subjects: &mut [Subject],
         partition: u32,
         offsets: Range<u64>,
         report: &mut Report,
@@ -227,7 +280,11 @@ impl Verifier {
     ) -> Result<(), VerifyError> {
         // What must be there, by the revision applied: stores at the same place share it.
         let mut expected: BTreeMap<u64, Window> = BTreeMap::new();
-        for store in stores {
+        for subject in subjects {
+            let store = &subject.name;
+            if subject.from.get(&partition).is_some_and(|from| offsets.end <= *from) {
+                continue;
+            }
             let mut compared = None;
             for _ in 0..TRIES_MAX {
                 let place = self.place(store).await?;
@@ -257,6 +314,11 @@ impl Verifier {
                 entry.pending += offsets.end - offsets.start;
                 continue;
             };
+            if let Some(compared) = subject.compared.get_mut(&partition)
+                && *compared >= offsets.start
+            {
+                *compared = offsets.end;
+            }
             if *store == "history" {
                 accounted.insert((partition, offsets.start / WINDOW), (offsets.start, found.rows.len() as u64));
             }
@@ -408,46 +470,4 @@ fn is_pending(timeline: &Timeline, jobs: &[Job], partition: u32, offsets: &Range
     jobs.iter()
         .filter_map(|job| timeline.job_range(job, partition))
         .any(|range| range.start < offsets.end && offsets.start < range.end)
-}
-
-/// Place and hash of each row.
-fn prints(rows: &RecordBatch, out: &mut Vec<Print>) -> Result<(), VerifyError> {
-    let number = |name: &str| {
-        let column = rows.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
-        column.ok_or_else(|| VerifyError::Internal(format!("rows without {name}")))
-    };
-    if rows.num_rows() == 0 {
-        return Ok(());
-    }
-    let (offsets, subs) = (number(OFFSET)?, number(SUB)?);
-    let encoder = RowEncoder::new(rows).map_err(|error| VerifyError::Internal(error.to_string()))?;
-    let mut buffer = Vec::new();
-    for row in 0..rows.num_rows() {
-        let sub = u32::try_from(subs.value(row)).unwrap_or(u32::MAX);
-        out.push((offsets.value(row).unsigned_abs(), sub, encoder.hash(row, &mut buffer)));
-    }
-    Ok(())
-}
-
-/// Rows of a table whose partition is not the date of their time.
-fn misplaced(batch: &RecordBatch, out: &mut Vec<(u64, u32)>) {
-    let numbers = |name: &str| batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
-    let dates = batch.column_by_name(EVENT_DATE).and_then(|column| column.as_primitive_opt::<Date32Type>());
-    let times = batch.column_by_name("event_time");
-    let times = times.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
-    let (Some(dates), Some(times), Some(offsets), Some(subs)) = (dates, times, numbers(OFFSET), numbers(SUB)) else {
-        return;
-    };
-    for row in 0..batch.num_rows() {
-        let right = dates.is_valid(row)
-            && times.is_valid(row)
-            && i64::from(dates.value(row)) == times.value(row).div_euclid(DAY_US);
-        if !right {
-            out.push((offsets.value(row).unsigned_abs(), u32::try_from(subs.value(row)).unwrap_or(u32::MAX)));
-        }
-    }
-}
-
-fn dead_hash(dead: &millrace_rows::DeadLetter) -> u128 {
-    canonical::hash(format!("{}\0{}\0{}", dead.revision, dead.step, dead.code).as_bytes())
 }
