@@ -19,6 +19,7 @@
 //! * [`tokens`]: who may do what.
 //! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
 //! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
+//! * [`keyspace`]: which keyspace history and catalogue are in.
 //! * [`engine`]: puts the parts together for one machine.
 
 pub mod chains;
@@ -29,6 +30,7 @@ pub mod diagnostics;
 pub mod engine;
 mod housekeeping;
 pub mod ingest;
+pub mod keyspace;
 pub mod materialize;
 pub mod metrics;
 pub mod pause;
