@@ -21,6 +21,8 @@ use millrace_pipeline::roles::Roles;
 use millrace_plugin_host::{CompilerProcess, Limits, OnError};
 use serde::{Deserialize, Deserializer};
 
+use crate::keyspace::Keyspace;
+
 /// A configuration file with every key at its default, for `millrace config`.
 pub const REFERENCE: &str = include_str!("millrace.toml");
 
@@ -38,6 +40,7 @@ pub struct Config {
     pub pipeline: Pipeline,
     pub delta: Delta,
     pub history: History,
+    pub keyspace: Keyspace,
 }
 
 impl Default for Config {
@@ -51,6 +54,7 @@ impl Default for Config {
             pipeline: Pipeline::default(),
             delta: Delta::default(),
             history: History::default(),
+            keyspace: Keyspace::default(),
         }
     }
 }
@@ -212,7 +216,7 @@ impl Default for History {
     }
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text)
         .map_err(|error| serde::de::Error::custom(format!("{text:?} is no duration: {error}; write 5s, 90m, 30d")))
@@ -299,7 +303,7 @@ impl Config {
         if !(0.0..=1.0).contains(&self.pipeline.failure_rate_max) {
             bail!("pipeline.failure_rate_max = {}: it must be 0 to 1", self.pipeline.failure_rate_max);
         }
-        Ok(())
+        self.keyspace.check()
     }
 
     /// The engine's options.
@@ -324,10 +328,7 @@ impl Config {
                 clock: clock.clone(),
                 ..Default::default()
             },
-            keyspace: millrace_keyspace::embedded::Options {
-                cache_bytes: self.history.cache_bytes,
-                ..Default::default()
-            },
+            keyspace: self.keyspace.options(self.history.cache_bytes),
             delta_path: self.delta.path.clone(),
             delta: millrace_delta::Options { checkpoint_every: self.delta.checkpoint_commits, ..Default::default() },
             delta_commit: CommitPolicy { bytes: self.delta.commit_bytes, age: self.delta.commit_age },

@@ -8,6 +8,7 @@ mod correction_report;
 mod demo;
 mod history;
 mod import;
+mod keyspace;
 mod pipeline;
 mod plugin;
 mod registry;

@@ -11,8 +11,8 @@ use axum::Router;
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use millrace_http::Trust;
-use millrace_keyspace::embedded::EmbeddedKeyspace;
 use millrace_pipeline::engine::{Engine, ROOT};
+use millrace_pipeline::keyspace::OpenKeyspace;
 use millrace_timeline::Catalogue;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,11 +35,10 @@ pub async fn open_engine(config: &Config) -> Result<Arc<Engine>> {
 }
 
 /// Opens only the catalogue of a data directory.
-pub async fn open_catalogue(config: &Config) -> Result<(Catalogue, Arc<EmbeddedKeyspace>)> {
+pub async fn open_catalogue(config: &Config) -> Result<(Catalogue, OpenKeyspace)> {
     let lock = lock_data_dir(config)?;
-    let options = config.engine_options()?.keyspace;
-    let keyspace = Arc::new(EmbeddedKeyspace::open(config.data_dir.join("keyspace"), options).await?);
-    let catalogue = Catalogue::open(keyspace.clone(), ROOT).await?;
+    let keyspace = OpenKeyspace::open(&config.data_dir, config.engine_options()?.keyspace).await?;
+    let catalogue = Catalogue::open(keyspace.shared(), ROOT).await?;
     // The lock is held until the process ends: this is a command that does one thing.
     std::mem::forget(lock);
     Ok((catalogue, keyspace))

@@ -1,4 +1,4 @@
-//! Puts the parts together for one machine: embedded log, embedded keyspace, local Delta table.
+//! Puts the parts together for one machine: embedded log, a keyspace, local Delta table.
 //!
 //! ```text
 //! <data dir>/log/         the event log             <data dir>/keyspace/   device history and catalogue
@@ -13,8 +13,6 @@ use std::time::Duration;
 
 use millrace_delta::{DeltaStore, Maintainer, TableReader};
 use millrace_history::{HistoryReader, HistoryRewriter, HistoryStore};
-use millrace_keyspace::Keyspace;
-use millrace_keyspace::embedded::EmbeddedKeyspace;
 use millrace_log::embedded::EmbeddedLog;
 use millrace_log::{EventLog, LogError};
 use millrace_plugin_host::{HostOptions, PluginHost};
@@ -30,6 +28,7 @@ use crate::diagnostics::{Diagnostics, DiagnosticsOptions};
 use crate::follow::Follower;
 use crate::housekeeping;
 use crate::ingest::{Ingest, IngestOptions};
+use crate::keyspace::{KeyspaceOptions, OpenKeyspace};
 use crate::leases::{Duties, Keeper};
 use crate::materialize::{CommitPolicy, Materializer};
 use crate::metrics::Metrics;
@@ -54,7 +53,7 @@ pub struct EngineOptions {
     /// The event log.
     pub log: millrace_log::embedded::Options,
     /// The keyspace of history and catalogue.
-    pub keyspace: millrace_keyspace::embedded::Options,
+    pub keyspace: KeyspaceOptions,
     /// The Delta table's place; `None`: `<data dir>/delta`.
     pub delta_path: Option<PathBuf>,
     /// The Delta table.
@@ -155,7 +154,7 @@ pub enum EngineError {
 /// An engine: log, stores, and the loops between them once started.
 pub struct Engine {
     log: Arc<EmbeddedLog>,
-    keyspace: Arc<EmbeddedKeyspace>,
+    keyspace: OpenKeyspace,
     pub(crate) catalogue: Catalogue,
     pub(crate) secrets: Secrets,
     pub(crate) host: Arc<PluginHost>,
@@ -213,8 +212,8 @@ impl Engine {
     pub async fn open(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
         let EngineOptions { data_dir, clock, .. } = options;
         let log = Arc::new(EmbeddedLog::open(data_dir.join("log"), options.log)?);
-        let keyspace = Arc::new(EmbeddedKeyspace::open(data_dir.join("keyspace"), options.keyspace).await?);
-        let shared_keyspace: Arc<dyn Keyspace> = keyspace.clone();
+        let keyspace = OpenKeyspace::open(&data_dir, options.keyspace).await?;
+        let shared_keyspace = keyspace.shared();
         let catalogue = Catalogue::open(shared_keyspace.clone(), ROOT).await?;
         catalogue.bind_log(log.id()).await?;
         let secrets = Secrets::new(data_dir.join("secrets"));
@@ -443,7 +442,7 @@ impl Engine {
             ingest_bytes: self.ingest.in_flight_bytes() as u64,
             dedup_events: self.ingest.dedup_events() as u64,
             log: self.log.stats(),
-            keyspace: self.keyspace.stats().await.ok(),
+            keyspace: self.keyspace.stats().await,
             table: self.maintainer.counts(),
             diagnostics: self.diagnostics.counts(),
         };

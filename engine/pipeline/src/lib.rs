@@ -20,6 +20,7 @@
 //! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
 //! * [`leases`]: which of several workers does what; [`roles`]: what a process does at all.
 //! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
+//! * [`keyspace`]: which keyspace history and catalogue are in.
 //! * [`engine`]: puts the parts together for one machine.
 
 pub mod chains;
@@ -31,6 +32,7 @@ pub mod engine;
 mod follow;
 mod housekeeping;
 pub mod ingest;
+pub mod keyspace;
 pub mod leases;
 pub mod materialize;
 pub mod metrics;

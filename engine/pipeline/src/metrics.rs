@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::costs::Costs;
+use crate::keyspace::KeyspaceStats;
 use crate::progress::{JobProgress, PartitionState};
 use crate::status::Status;
 
@@ -182,8 +183,7 @@ pub(crate) struct Gauges {
     pub(crate) ingest_bytes: u64,
     pub(crate) dedup_events: u64,
     pub(crate) log: millrace_log::embedded::Stats,
-    /// `None` while the keyspace can't tell, as while it is opened again.
-    pub(crate) keyspace: Option<millrace_keyspace::embedded::Stats>,
+    pub(crate) keyspace: KeyspaceStats,
     pub(crate) table: MaintenanceCounts,
     /// Entries, bytes and suppressed lines of the protected buffer.
     pub(crate) diagnostics: (u64, u64, u64),
@@ -307,11 +307,6 @@ fn parts(registry: &mut Registry, gauges: &Gauges) {
     gauge("log_queue_bytes", "Bytes of appends that wait to be written", gauges.log.queue_bytes as u64);
     gauge("log_segments", "Segments", log(|p| p.segments));
     gauge("log_closed_partitions", "Partitions that take no more appends", log(|p| u64::from(p.closed)));
-    let keyspace = gauges.keyspace.unwrap_or_default();
-    gauge("keyspace_up", "0 while the keyspace is closed after a failed write", u64::from(gauges.keyspace.is_some()));
-    gauge("keyspace_disk_bytes", "Bytes of journals and tables", keyspace.disk_bytes);
-    gauge("keyspace_write_buffer_bytes", "Bytes in write buffers", keyspace.write_buffer_bytes);
-    gauge("keyspace_cache_bytes", "Bytes in the block cache", keyspace.cache_bytes);
 
     let mut counter = |name: &str, help: &str, value: u64| {
         let counter: Counter = Counter::default();
@@ -323,15 +318,57 @@ fn parts(registry: &mut Registry, gauges: &Gauges) {
     counter("log_fsyncs", "Calls of fsync on segments", log(|p| p.fsyncs));
     counter("log_trimmed_segments", "Segments trimmed", log(|p| p.trimmed));
     counter("log_trimmed_early", "Segments trimmed before their age, for the disk budget", gauges.log.trimmed_early);
-    counter("keyspace_commits", "Batches committed", keyspace.commits);
-    counter("keyspace_conflicts", "Batches refused by a compare", keyspace.conflicts);
-    counter("keyspace_fsyncs", "Calls of fsync for commits", keyspace.fsyncs);
-    counter("keyspace_reopens", "Times that the files were opened again after a failed write", keyspace.reopens);
     counter("table_checkpoints", "Checkpoints of the Delta table", gauges.table.checkpoints);
     counter("table_orphans_removed", "Files that no log entry mentions, removed", gauges.table.orphans_removed);
     counter("table_compactions", "Commits that put files together", gauges.table.compactions);
     counter("table_files_compacted", "Files that were put together", gauges.table.files_compacted);
     counter("table_maintenance_failures", "Runs of the table's maintenance that failed", gauges.table.failures);
+    keyspace(registry, gauges.keyspace);
+}
+
+/// What a keyspace says of itself. A cluster has its own monitoring: of it only what this process did.
+fn keyspace(registry: &mut Registry, stats: KeyspaceStats) {
+    let (gauges, counters): (Vec<_>, Vec<_>) = match stats {
+        KeyspaceStats::Embedded(stats) => {
+            let up = u64::from(stats.is_some());
+            let stats = stats.unwrap_or_default();
+            let gauges = vec![
+                ("keyspace_up", "0 while the keyspace is closed after a failed write", up),
+                ("keyspace_disk_bytes", "Bytes of journals and tables", stats.disk_bytes),
+                ("keyspace_write_buffer_bytes", "Bytes in write buffers", stats.write_buffer_bytes),
+                ("keyspace_cache_bytes", "Bytes in the block cache", stats.cache_bytes),
+            ];
+            let counters = vec![
+                ("keyspace_commits", "Batches committed", stats.commits),
+                ("keyspace_conflicts", "Batches refused by a compare", stats.conflicts),
+                ("keyspace_fsyncs", "Calls of fsync for commits", stats.fsyncs),
+                ("keyspace_reopens", "Times that the files were opened again after a failed write", stats.reopens),
+            ];
+            (gauges, counters)
+        }
+        #[cfg(feature = "foundationdb")]
+        KeyspaceStats::FoundationDb(stats) => {
+            let counters = vec![
+                ("keyspace_commits", "Batches committed", stats.commits),
+                ("keyspace_committed_bytes", "Bytes of committed batches", stats.committed_bytes),
+                ("keyspace_conflicts", "Batches refused by a compare", stats.conflicts),
+                ("keyspace_retries", "Commits and snapshots that were tried once more", stats.retries),
+                ("keyspace_unknown", "Commits whose outcome was not known", stats.unknown),
+            ];
+            (Vec::new(), counters)
+        }
+        KeyspaceStats::Shared => (Vec::new(), Vec::new()),
+    };
+    for (name, help, value) in gauges {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
+    for (name, help, value) in counters {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    }
 }
 
 /// Resident memory of this process; 0 where the system does not tell.

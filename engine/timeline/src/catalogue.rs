@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foundationdb_tuple::{Subspace, TuplePack, TupleUnpack};
-use millrace_keyspace::{Batch, Compare, Keyspace, KeyspaceError, Pair, Write, prefix_end};
+use millrace_keyspace::{Batch, Compare, Keyspace, KeyspaceError, Pair, Snapshot, Write, prefix_end};
 use millrace_rows::LogId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -279,7 +279,7 @@ impl Catalogue {
 
     /// The bytes with this digest; `None` where they are gone or damaged.
     pub(crate) async fn blob(&self, sha256: &str) -> Result<Option<Vec<u8>>, CatalogueError> {
-        let pairs = self.scan(&self.space.subspace(&("blob", sha256))).await?;
+        let pairs = self.scan_blobs(Some(sha256)).await?;
         let bytes: Vec<u8> = pairs.iter().flat_map(|(_, chunk)| chunk.iter().copied()).collect();
         Ok((hex_sha256(&bytes) == sha256).then_some(bytes))
     }
@@ -335,22 +335,69 @@ impl Catalogue {
         self.keyspace.get(&key).await?.map(|value| from_json(&value, what)).transpose()
     }
 
-    /// Every pair below a subspace. The catalogue is small: plugins and revisions, not events.
+    /// Every pair below a subspace, of one moment. The catalogue is small: plugins and revisions, not events.
     pub(crate) async fn scan(&self, space: &Subspace) -> Result<Vec<Pair>, CatalogueError> {
         let snapshot = self.keyspace.snapshot().await?;
-        let mut begin = Bytes::copy_from_slice(space.bytes());
+        let mut pairs = Vec::new();
         // A tuple prefix is never all 0xff bytes.
+        let end = prefix_end(space.bytes()).unwrap_or_default();
+        scan_range(&*snapshot, space.bytes(), &end, &mut pairs).await?;
+        Ok(pairs)
+    }
+
+    /// Every pair but those of blobs, of one moment: those before blobs, and those behind.
+    pub(crate) async fn scan_without_blobs(&self) -> Result<(Vec<Pair>, Vec<Pair>), CatalogueError> {
+        let snapshot = self.keyspace.snapshot().await?;
+        let blobs = self.space.subspace(&("blob",));
+        let ends = [&blobs, &self.space].map(|space| prefix_end(space.bytes()).unwrap_or_default());
+        let (mut before, mut behind) = (Vec::new(), Vec::new());
+        scan_range(&*snapshot, self.space.bytes(), blobs.bytes(), &mut before).await?;
+        scan_range(&*snapshot, &ends[0], &ends[1], &mut behind).await?;
+        Ok((before, behind))
+    }
+
+    /// Every pair of blobs, or of one. Each page is of its own moment, since what is read can be long and a snapshot lives
+    /// for seconds: a blob's pairs never change, they come and go.
+    pub(crate) async fn scan_blobs(&self, sha256: Option<&str>) -> Result<Vec<Pair>, CatalogueError> {
+        let space = match sha256 {
+            Some(sha256) => self.space.subspace(&("blob", sha256)),
+            None => self.space.subspace(&("blob",)),
+        };
+        let mut begin = Bytes::copy_from_slice(space.bytes());
         let end = prefix_end(space.bytes()).unwrap_or_default();
         let mut pairs = Vec::new();
         loop {
+            let snapshot = self.keyspace.snapshot().await?;
             let page = snapshot.range(&begin, &end, millrace_keyspace::PAGE_PAIRS_MAX).await?;
             pairs.extend(page.pairs);
             match pairs.last() {
-                Some((last, _)) if page.more => begin = [last.as_ref(), &[0]].concat().into(),
+                Some(last) if page.more => begin = behind(last),
                 _ => return Ok(pairs),
             }
         }
     }
+}
+
+async fn scan_range(
+    snapshot: &dyn Snapshot,
+    begin: &[u8],
+    end: &[u8],
+    pairs: &mut Vec<Pair>,
+) -> Result<(), KeyspaceError> {
+    let mut begin = Bytes::copy_from_slice(begin);
+    loop {
+        let page = snapshot.range(&begin, end, millrace_keyspace::PAGE_PAIRS_MAX).await?;
+        pairs.extend(page.pairs);
+        match pairs.last() {
+            Some(last) if page.more => begin = behind(last),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Where to read on behind a pair.
+fn behind(last: &Pair) -> Bytes {
+    [last.0.as_ref(), &[0]].concat().into()
 }
 
 /// SHA-256 in lower-case hexadecimal digits, as the catalogue writes digests.

@@ -26,7 +26,8 @@ use crate::revision::{Revision, Timeline};
 const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 impl Catalogue {
-    /// Writes every entry to `out` and returns their number.
+    /// Writes every entry to `out` and returns their number: the entries of one moment, and with them the bytes that they
+    /// point to. What is deleted meanwhile may be missing from those.
     ///
     /// # Errors
     /// When the keyspace or `out` fails.
@@ -40,7 +41,9 @@ impl Catalogue {
             Ok(out.write_all(line.as_bytes())?)
         };
         write(json!({"millrace_catalogue": FORMAT}))?;
-        for (key, value) in self.scan(&self.space).await? {
+        let (before, behind) = self.scan_without_blobs().await?;
+        let blobs = self.scan_blobs(None).await?;
+        for (key, value) in before.into_iter().chain(blobs).chain(behind) {
             let tuple: Vec<Element<'_>> = self.space.unpack(&key).map_err(|error| CatalogueError::Unreadable {
                 what: millrace_keyspace::display_key(&key),
                 detail: error.to_string(),

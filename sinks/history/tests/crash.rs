@@ -5,28 +5,22 @@
 mod support;
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use millrace_history::HistoryStore;
 use millrace_keyspace::Keyspace;
+use millrace_keyspace::conformance::place::Place;
 use millrace_keyspace::conformance::seed;
-use millrace_keyspace::embedded::{EmbeddedKeyspace, Options};
 use millrace_rows::Store;
 use support::{Log, ROOT, check_exact};
 
-const DIRECTORY: &str = "MILLRACE_CRASH_DIRECTORY";
 const SEED: &str = "MILLRACE_CRASH_SEED";
 const RECORDS_PER_TRANSACTION: u64 = 10;
 const SIGABRT: i32 = 6;
 
 fn log(seed: u64) -> Log {
     Log::random(0, 120, &mut support::random(seed))
-}
-
-async fn open(dir: &Path) -> Arc<EmbeddedKeyspace> {
-    Arc::new(EmbeddedKeyspace::open(dir, Options::default()).await.unwrap())
 }
 
 /// Consumes the log from where the store stands, in slices of 50 records that are several transactions each.
@@ -43,22 +37,28 @@ async fn consume(keyspace: Arc<dyn Keyspace>, log: &Log) {
 #[ignore = "the child of the other tests"]
 async fn child() {
     let scenario = fail::FailScenario::setup();
-    let dir = std::env::var(DIRECTORY).expect("started by another test");
     let seed = std::env::var(SEED).unwrap().parse().unwrap();
-    consume(open(Path::new(&dir)).await, &log(seed)).await;
+    consume(Place::told().open(Default::default()).await.keyspace, &log(seed)).await;
     scenario.teardown();
 }
 
 /// Lets the child die `times` times, then finishes its work and checks all of it.
 async fn survive(failpoints: &str, times: usize) {
     let dir = tempfile::tempdir().unwrap();
+    for place in Place::all("history_crash", dir.path()) {
+        survive_at(&place, failpoints, times).await;
+    }
+}
+
+async fn survive_at(place: &Place, failpoints: &str, times: usize) {
     let seed = seed();
     let log = log(seed);
     let mut last = 0;
     for _ in 0..times {
-        let status = Command::new(std::env::current_exe().unwrap())
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        place.tell(&mut child);
+        let status = child
             .args(["--exact", "child", "--ignored", "--test-threads=1"])
-            .env(DIRECTORY, dir.path())
             .env(SEED, seed.to_string())
             .env("FAILPOINTS", failpoints)
             .stdout(Stdio::null())
@@ -66,17 +66,17 @@ async fn survive(failpoints: &str, times: usize) {
             .status()
             .unwrap();
         assert_eq!(status.signal(), Some(SIGABRT), "{failpoints}");
-        let embedded = open(dir.path()).await;
-        let keyspace: Arc<dyn Keyspace> = embedded.clone();
+        let opened = place.open(Default::default()).await;
+        let keyspace = opened.keyspace.clone();
         let state = HistoryStore::new(keyspace.clone(), ROOT).load().await.unwrap();
         let next = state.cursors.get(&0).map_or(0, |cursor| cursor.next);
         assert!(next > last, "{failpoints}: stuck at {last}");
         last = next;
         check_exact(&keyspace, std::slice::from_ref(&log), &state, |_, _| 0).await;
-        embedded.close().await;
+        opened.close().await;
     }
     assert!(last < log.end(), "the child had died before the end each time");
-    let keyspace: Arc<dyn Keyspace> = open(dir.path()).await;
+    let keyspace = place.open(Default::default()).await.keyspace;
     consume(keyspace.clone(), &log).await;
     let state = HistoryStore::new(keyspace.clone(), ROOT).load().await.unwrap();
     assert_eq!(state.cursors[&0].next, log.end());

@@ -20,8 +20,14 @@ use millrace_rows::{Store, StoreState};
 use rand::Rng;
 use support::{Log, PlacedRow, ROOT, Row, encoded};
 
-async fn filled(logs: &[Log]) -> (Arc<MemoryKeyspace>, HistoryReader) {
-    let keyspace = Arc::new(MemoryKeyspace::default());
+/// A history in memory.
+async fn filled(logs: &[Log]) -> (Arc<dyn Keyspace>, HistoryReader) {
+    let keyspace: Arc<dyn Keyspace> = Arc::new(MemoryKeyspace::default());
+    let reader = fill(&keyspace, logs).await;
+    (keyspace, reader)
+}
+
+async fn fill(keyspace: &Arc<dyn Keyspace>, logs: &[Log]) -> HistoryReader {
     let mut store = HistoryStore::new(keyspace.clone(), ROOT);
     store.load().await.unwrap();
     for log in logs {
@@ -32,7 +38,7 @@ async fn filled(logs: &[Log]) -> (Arc<MemoryKeyspace>, HistoryReader) {
         }
     }
     store.commit().await.unwrap();
-    (keyspace.clone(), HistoryReader::new(keyspace, ROOT))
+    HistoryReader::new(keyspace.clone(), ROOT)
 }
 
 fn request(device: &str, limit: usize) -> PageRequest {
@@ -58,42 +64,47 @@ async fn pages(reader: &HistoryReader, mut request: PageRequest) -> Vec<HistoryP
 async fn pages_hold_exactly_what_was_asked_for_newest_first() {
     let mut random = support::random(seed());
     let logs: Vec<Log> = (0..3).map(|partition| Log::random(partition, 250, &mut random)).collect();
-    let (_, reader) = filled(&logs).await;
-    let all: Vec<(u32, PlacedRow)> =
-        logs.iter().flat_map(|log| log.rows(0..u64::MAX, |_| 0).into_iter().map(|row| (log.partition, row))).collect();
-    for _ in 0..60 {
-        let device = if random.random_bool(0.1) { "nobody".into() } else { support::random_row(&mut random).device };
-        let mut bound = || match random.random_range(0..4) {
-            0 => 0,
-            1 => i64::MAX,
-            2 => random.random_range(0..6),
-            _ => random.random_range(0..4_000_000_000_000_000),
-        };
-        let times = bound()..bound();
-        let filter = EventFilter {
-            kind: random.random_bool(0.3).then(|| "page".to_owned()),
-            event: random.random_bool(0.3).then(|| "buy".to_owned()),
-        };
-        let mut expected: Vec<&(u32, PlacedRow)> = all
+    for (keyspace, _place) in support::keyspaces("pages_hold_exactly_what_was_asked_for_newest_first").await {
+        let reader = fill(&keyspace, &logs).await;
+        let all: Vec<(u32, PlacedRow)> = logs
             .iter()
-            .filter(|(_, row)| row.row.device == device && times.contains(&row.row.time))
-            .filter(|(_, row)| filter.kind.as_ref().is_none_or(|kind| kind == row.row.kind))
-            .filter(|(_, row)| filter.event.as_ref().is_none_or(|event| event == row.row.event))
+            .flat_map(|log| log.rows(0..u64::MAX, |_| 0).into_iter().map(|row| (log.partition, row)))
             .collect();
-        expected.sort_by_key(|(partition, row)| (Reverse(row.row.time), *partition, row.offset, row.sub));
-        let expected: Vec<_> = expected
-            .into_iter()
-            .map(|(partition, row)| canonical::decode(&encoded(*partition, std::slice::from_ref(row))[0]).unwrap())
-            .collect();
+        for _ in 0..60 {
+            let device =
+                if random.random_bool(0.1) { "nobody".into() } else { support::random_row(&mut random).device };
+            let mut bound = || match random.random_range(0..4) {
+                0 => 0,
+                1 => i64::MAX,
+                2 => random.random_range(0..6),
+                _ => random.random_range(0..4_000_000_000_000_000),
+            };
+            let times = bound()..bound();
+            let filter = EventFilter {
+                kind: random.random_bool(0.3).then(|| "page".to_owned()),
+                event: random.random_bool(0.3).then(|| "buy".to_owned()),
+            };
+            let mut expected: Vec<&(u32, PlacedRow)> = all
+                .iter()
+                .filter(|(_, row)| row.row.device == device && times.contains(&row.row.time))
+                .filter(|(_, row)| filter.kind.as_ref().is_none_or(|kind| kind == row.row.kind))
+                .filter(|(_, row)| filter.event.as_ref().is_none_or(|event| event == row.row.event))
+                .collect();
+            expected.sort_by_key(|(partition, row)| (Reverse(row.row.time), *partition, row.offset, row.sub));
+            let expected: Vec<_> = expected
+                .into_iter()
+                .map(|(partition, row)| canonical::decode(&encoded(*partition, std::slice::from_ref(row))[0]).unwrap())
+                .collect();
 
-        let keys = [1, 2, 10, 10_000][random.random_range(0..4)];
-        let limit = random.random_range(1..50);
-        let request = PageRequest { device_id: device, times, filter, limit, cursor: None };
-        let pages = pages(&reader.clone().with_page_keys(keys), request.clone()).await;
-        // A row and its chunks are scanned together.
-        assert!(pages.iter().all(|page| page.scanned < keys + 10), "{keys}");
-        let found: Vec<_> = pages.into_iter().flat_map(|page| page.rows).collect();
-        assert!(found == expected, "{request:?}: {} rows instead of {}", found.len(), expected.len());
+            let keys = [1, 2, 10, 10_000][random.random_range(0..4)];
+            let limit = random.random_range(1..50);
+            let request = PageRequest { device_id: device, times, filter, limit, cursor: None };
+            let pages = pages(&reader.clone().with_page_keys(keys), request.clone()).await;
+            // A row and its chunks are scanned together.
+            assert!(pages.iter().all(|page| page.scanned < keys + 10), "{keys}");
+            let found: Vec<_> = pages.into_iter().flat_map(|page| page.rows).collect();
+            assert!(found == expected, "{request:?}: {} rows instead of {}", found.len(), expected.len());
+        }
     }
 }
 
@@ -126,11 +137,13 @@ async fn a_full_last_page_has_no_next() {
 #[tokio::test]
 async fn a_page_is_bounded_in_bytes() {
     let row = |n: i64| Row { device: "d".into(), time: n, kind: "track", event: "open", text: "x".repeat(400_000) };
-    let (_, reader) = filled(&[Log::of_rows(0, (0..30).map(row))]).await;
-    let pages = pages(&reader, request("d", 1000)).await;
-    let most = PAGE_BYTES_MAX / 400_000 + 1;
-    assert!(pages.iter().all(|page| page.rows.len() <= most) && pages.len() > 1);
-    assert_eq!(pages.iter().map(|page| page.rows.len()).sum::<usize>(), 30);
+    for (keyspace, _place) in support::keyspaces("a_page_is_bounded_in_bytes").await {
+        let reader = fill(&keyspace, &[Log::of_rows(0, (0..30).map(row))]).await;
+        let pages = pages(&reader, request("d", 1000)).await;
+        let most = PAGE_BYTES_MAX / 400_000 + 1;
+        assert!(pages.iter().all(|page| page.rows.len() <= most) && pages.len() > 1);
+        assert_eq!(pages.iter().map(|page| page.rows.len()).sum::<usize>(), 30);
+    }
 }
 
 #[tokio::test]
@@ -156,39 +169,42 @@ async fn bad_cursors_and_limits_are_refused_clearly() {
 async fn a_view_does_not_move() {
     let row = |n: i64| Row { device: "d".into(), time: n, kind: "track", event: "open", text: String::new() };
     let log = Log::of_rows(0, (0..20).map(row));
-    let keyspace: Arc<dyn Keyspace> = Arc::new(MemoryKeyspace::default());
-    let mut store = HistoryStore::new(keyspace.clone(), ROOT);
-    let reader = HistoryReader::new(keyspace, ROOT);
-    store.load().await.unwrap();
-    store.stage(log.slice(0, 10, 0).unwrap()).await.unwrap();
-    let state = store.commit().await.unwrap();
-    let view = reader.view().await.unwrap();
-    store.stage(log.slice(10, 10, 0).unwrap()).await.unwrap();
-    store.commit().await.unwrap();
-    assert_eq!(view.page(&request("d", 100)).await.unwrap().rows.len(), 10);
-    assert_eq!(view.state().await.unwrap(), state);
-    assert_eq!(view.rows(None, 100).await.unwrap().rows.len(), 10);
-    assert_eq!(reader.page(&request("d", 100)).await.unwrap().rows.len(), 20);
+    for (keyspace, _place) in support::keyspaces("a_view_does_not_move").await {
+        let mut store = HistoryStore::new(keyspace.clone(), ROOT);
+        let reader = HistoryReader::new(keyspace, ROOT);
+        store.load().await.unwrap();
+        store.stage(log.slice(0, 10, 0).unwrap()).await.unwrap();
+        let state = store.commit().await.unwrap();
+        let view = reader.view().await.unwrap();
+        store.stage(log.slice(10, 10, 0).unwrap()).await.unwrap();
+        store.commit().await.unwrap();
+        assert_eq!(view.page(&request("d", 100)).await.unwrap().rows.len(), 10);
+        assert_eq!(view.state().await.unwrap(), state);
+        assert_eq!(view.rows(None, 100).await.unwrap().rows.len(), 10);
+        assert_eq!(reader.page(&request("d", 100)).await.unwrap().rows.len(), 20);
+    }
 }
 
 #[tokio::test]
 async fn everything_is_counted_and_paged() {
     let mut random = support::random(seed());
     let logs: Vec<Log> = (0..2).map(|partition| Log::random(partition, 400, &mut random)).collect();
-    let (_, reader) = filled(&logs).await;
-    let counts = Counts {
-        rows: logs.iter().map(|log| log.rows(0..u64::MAX, |_| 0).len() as u64).sum(),
-        dead_letters: logs.iter().map(|log| log.dead(0..u64::MAX, |_| 0).len() as u64).sum(),
-    };
-    assert_eq!(reader.counts().await.unwrap(), counts);
-    let mut letters = Vec::new();
-    let mut from = Some(0);
-    while let Some(offset) = from {
-        let page = reader.dead_letters(1, offset, 7).await.unwrap();
-        letters.extend(page.letters);
-        from = page.next;
+    for (keyspace, _place) in support::keyspaces("everything_is_counted_and_paged").await {
+        let reader = fill(&keyspace, &logs).await;
+        let counts = Counts {
+            rows: logs.iter().map(|log| log.rows(0..u64::MAX, |_| 0).len() as u64).sum(),
+            dead_letters: logs.iter().map(|log| log.dead(0..u64::MAX, |_| 0).len() as u64).sum(),
+        };
+        assert_eq!(reader.counts().await.unwrap(), counts);
+        let mut letters = Vec::new();
+        let mut from = Some(0);
+        while let Some(offset) = from {
+            let page = reader.dead_letters(1, offset, 7).await.unwrap();
+            letters.extend(page.letters);
+            from = page.next;
+        }
+        assert_eq!(letters, logs[1].dead(0..u64::MAX, |_| 0));
     }
-    assert_eq!(letters, logs[1].dead(0..u64::MAX, |_| 0));
 }
 
 #[tokio::test]
@@ -230,34 +246,36 @@ async fn damage_is_named_by_its_key() {
 async fn the_rows_of_records_are_found_by_the_lineage() {
     let mut random = support::random(seed());
     let log = Log::random(2, 700, &mut random);
-    let (keyspace, reader) = filled(std::slice::from_ref(&log)).await;
-    let view = reader.view().await.unwrap();
-    for _ in 0..20 {
-        let offsets = random.random_range(0..log.end())..random.random_range(0..log.end() + 100);
-        let page = view.materialized(2, offsets.clone()).await.unwrap();
-        let end = page.next.unwrap_or(offsets.end);
-        let expected = log.rows(offsets.start..end.max(offsets.start), |_| 0);
-        let found: Vec<_> =
-            page.rows.iter().map(|row| (row.key.clone(), row.row.as_deref().unwrap().to_vec())).collect();
-        let bytes = encoded(2, &expected);
-        assert!(found == expected.iter().map(|row| row.key(2)).zip(bytes).collect::<Vec<_>>(), "{offsets:?}");
-        assert!(page.rows.iter().all(|row| row.revision == 0));
-        let letters = view.dead_letters_of(2, offsets.clone(), 10_000).await.unwrap().letters;
-        assert_eq!(letters, log.dead(offsets.start..offsets.end.max(offsets.start), |_| 0));
-    }
-    assert_eq!(view.materialized(9, 0..100).await.unwrap(), MaterializedPage::default());
+    for (keyspace, _place) in support::keyspaces("the_rows_of_records_are_found_by_the_lineage").await {
+        let reader = fill(&keyspace, std::slice::from_ref(&log)).await;
+        let view = reader.view().await.unwrap();
+        for _ in 0..20 {
+            let offsets = random.random_range(0..log.end())..random.random_range(0..log.end() + 100);
+            let page = view.materialized(2, offsets.clone()).await.unwrap();
+            let end = page.next.unwrap_or(offsets.end);
+            let expected = log.rows(offsets.start..end.max(offsets.start), |_| 0);
+            let found: Vec<_> =
+                page.rows.iter().map(|row| (row.key.clone(), row.row.as_deref().unwrap().to_vec())).collect();
+            let bytes = encoded(2, &expected);
+            assert!(found == expected.iter().map(|row| row.key(2)).zip(bytes).collect::<Vec<_>>(), "{offsets:?}");
+            assert!(page.rows.iter().all(|row| row.revision == 0));
+            let letters = view.dead_letters_of(2, offsets.clone(), 10_000).await.unwrap().letters;
+            assert_eq!(letters, log.dead(offsets.start..offsets.end.max(offsets.start), |_| 0));
+        }
+        assert_eq!(view.materialized(9, 0..100).await.unwrap(), MaterializedPage::default());
 
-    // A row that is gone is said to be gone, whole or in chunks.
-    let rows = log.rows(0..u64::MAX, |_| 0);
-    let in_chunks = |row: &&PlacedRow| row.row.text.len() > 90_000;
-    let gone = [rows.iter().find(in_chunks), rows.iter().find(|row| !in_chunks(row))];
-    for gone in gone.into_iter().flatten().map(|row| row.key(2)) {
-        let range = Keys::new(ROOT).row_range(&gone);
-        let write = Write::Clear(range.start.into(), range.end.into());
-        keyspace.commit(Batch { compares: vec![], writes: vec![write] }).await.unwrap();
-        let page = reader.view().await.unwrap().materialized(2, gone.offset..gone.offset + 1).await.unwrap();
-        let found = page.rows.iter().filter(|found| found.key == gone);
-        assert_eq!(found.map(|found| found.row.clone()).collect::<Vec<_>>(), [None]);
+        // A row that is gone is said to be gone, whole or in chunks.
+        let rows = log.rows(0..u64::MAX, |_| 0);
+        let in_chunks = |row: &&PlacedRow| row.row.text.len() > 90_000;
+        let gone = [rows.iter().find(in_chunks), rows.iter().find(|row| !in_chunks(row))];
+        for gone in gone.into_iter().flatten().map(|row| row.key(2)) {
+            let range = Keys::new(ROOT).row_range(&gone);
+            let write = Write::Clear(range.start.into(), range.end.into());
+            keyspace.commit(Batch { compares: vec![], writes: vec![write] }).await.unwrap();
+            let page = reader.view().await.unwrap().materialized(2, gone.offset..gone.offset + 1).await.unwrap();
+            let found = page.rows.iter().filter(|found| found.key == gone);
+            assert_eq!(found.map(|found| found.row.clone()).collect::<Vec<_>>(), [None]);
+        }
     }
 }
 
@@ -267,20 +285,22 @@ async fn a_page_of_records_is_bounded_and_leaves_gaps_out() {
     let mut log = Log::of_rows(0, (0..100).map(row));
     let small = |n: u64| (1_000_000_000 + n, support::Outcome::Rows(vec![Row { text: String::new(), ..row(1) }]));
     log.records.extend((0..MATERIALIZED_RECORDS_MAX + 5).map(small));
-    let (_, reader) = filled(std::slice::from_ref(&log)).await;
-    let view = reader.view().await.unwrap();
-    let (mut next, mut pages, mut keys) = (Some(0), 0, Vec::new());
-    while let Some(from) = next {
-        let page = view.materialized(0, from..u64::MAX).await.unwrap();
-        assert!(page.rows.len() as u64 <= MATERIALIZED_RECORDS_MAX);
-        let bytes: usize = page.rows.iter().map(|row| row.row.as_ref().unwrap().len()).sum();
-        assert!(bytes < MATERIALIZED_BYTES_MAX + 65 * 201_000, "{bytes}");
-        keys.extend(page.rows.into_iter().map(|row| row.key));
-        next = page.next;
-        pages += 1;
+    for (keyspace, _place) in support::keyspaces("a_page_of_records_is_bounded_and_leaves_gaps_out").await {
+        let reader = fill(&keyspace, std::slice::from_ref(&log)).await;
+        let view = reader.view().await.unwrap();
+        let (mut next, mut pages, mut keys) = (Some(0), 0, Vec::new());
+        while let Some(from) = next {
+            let page = view.materialized(0, from..u64::MAX).await.unwrap();
+            assert!(page.rows.len() as u64 <= MATERIALIZED_RECORDS_MAX);
+            let bytes: usize = page.rows.iter().map(|row| row.row.as_ref().unwrap().len()).sum();
+            assert!(bytes < MATERIALIZED_BYTES_MAX + 65 * 201_000, "{bytes}");
+            keys.extend(page.rows.into_iter().map(|row| row.key));
+            next = page.next;
+            pages += 1;
+        }
+        assert!(keys == log.rows(0..u64::MAX, |_| 0).iter().map(|row| row.key(0)).collect::<Vec<_>>());
+        assert!(pages < 8, "{pages}");
     }
-    assert!(keys == log.rows(0..u64::MAX, |_| 0).iter().map(|row| row.key(0)).collect::<Vec<_>>());
-    assert!(pages < 8, "{pages}");
 }
 
 #[tokio::test]
@@ -288,36 +308,37 @@ async fn faults_of_the_lineage_are_found() {
     let row = |n: i64| Row { device: "d".into(), time: n, kind: "track", event: "open", text: String::new() };
     let count = LINEAGES_MAX as u64 + 500;
     let log = Log::of_rows(0, (0..count as i64).map(row));
-    let keyspace: Arc<dyn Keyspace> = Arc::new(MemoryKeyspace::default());
-    let mut store = HistoryStore::new(keyspace.clone(), ROOT).with_transactions_of(usize::MAX, 1);
-    store.load().await.unwrap();
-    store.stage(log.slice(0, count as usize, 0).unwrap()).await.unwrap();
-    store.commit().await.unwrap();
-    let reader = HistoryReader::new(keyspace.clone(), ROOT);
-    let faults = async |offsets: std::ops::Range<u64>| {
-        let (mut all, mut from) = (LineageFaults::default(), Some(offsets.start));
-        while let Some(start) = from {
-            let found = reader.view().await.unwrap().lineage_faults(0, start..offsets.end).await.unwrap();
-            all.gaps.extend(found.gaps);
-            all.overlaps.extend(found.overlaps);
-            from = found.next;
-        }
-        all
-    };
-    assert_eq!(faults(0..count).await, LineageFaults::default());
-    let keys = Keys::new(ROOT);
-    let lineage = |offsets| millrace_history::lineage::encode::<String>(offsets, &[]).into();
-    let writes = vec![
-        Write::Delete(keys.lineage(0, 7)),
-        Write::Delete(keys.lineage(0, 8)),
-        Write::Delete(keys.lineage(0, count - 1)),
-        Write::Put(keys.lineage(0, 20), lineage(20..23)),
-        Write::Put(keys.lineage(0, LINEAGES_MAX as u64 + 100), lineage(0..2)),
-    ];
-    keyspace.commit(Batch { compares: vec![], writes }).await.unwrap();
-    let found = faults(0..count + 3).await;
-    assert_eq!(found.gaps, [7..9, count - 1..count + 3]);
-    assert_eq!(found.overlaps, [21..22, 22..23, LINEAGES_MAX as u64 + 101..LINEAGES_MAX as u64 + 102]);
-    assert_eq!(faults(21..22).await.overlaps, vec![21..22]);
-    assert_eq!(faults(8..15).await.gaps, vec![8..9]);
+    for (keyspace, _place) in support::keyspaces("faults_of_the_lineage_are_found").await {
+        let mut store = HistoryStore::new(keyspace.clone(), ROOT).with_transactions_of(usize::MAX, 1);
+        store.load().await.unwrap();
+        store.stage(log.slice(0, count as usize, 0).unwrap()).await.unwrap();
+        store.commit().await.unwrap();
+        let reader = HistoryReader::new(keyspace.clone(), ROOT);
+        let faults = async |offsets: std::ops::Range<u64>| {
+            let (mut all, mut from) = (LineageFaults::default(), Some(offsets.start));
+            while let Some(start) = from {
+                let found = reader.view().await.unwrap().lineage_faults(0, start..offsets.end).await.unwrap();
+                all.gaps.extend(found.gaps);
+                all.overlaps.extend(found.overlaps);
+                from = found.next;
+            }
+            all
+        };
+        assert_eq!(faults(0..count).await, LineageFaults::default());
+        let keys = Keys::new(ROOT);
+        let lineage = |offsets| millrace_history::lineage::encode::<String>(offsets, &[]).into();
+        let writes = vec![
+            Write::Delete(keys.lineage(0, 7)),
+            Write::Delete(keys.lineage(0, 8)),
+            Write::Delete(keys.lineage(0, count - 1)),
+            Write::Put(keys.lineage(0, 20), lineage(20..23)),
+            Write::Put(keys.lineage(0, LINEAGES_MAX as u64 + 100), lineage(0..2)),
+        ];
+        keyspace.commit(Batch { compares: vec![], writes }).await.unwrap();
+        let found = faults(0..count + 3).await;
+        assert_eq!(found.gaps, [7..9, count - 1..count + 3]);
+        assert_eq!(found.overlaps, [21..22, 22..23, LINEAGES_MAX as u64 + 101..LINEAGES_MAX as u64 + 102]);
+        assert_eq!(faults(21..22).await.overlaps, vec![21..22]);
+        assert_eq!(faults(8..15).await.gaps, vec![8..9]);
+    }
 }

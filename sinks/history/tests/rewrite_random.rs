@@ -7,14 +7,13 @@ mod support;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use millrace_history::{HistoryReader, HistoryRewriter, HistoryStore};
 use millrace_keyspace::Keyspace;
+use millrace_keyspace::conformance::place::Place;
 use millrace_keyspace::conformance::seed;
-use millrace_keyspace::embedded::{EmbeddedKeyspace, Options};
 use millrace_keyspace::memory::{Fault, MemoryKeyspace};
 use millrace_rows::{Backlog, Job, Reason, Rewriter, Store, StoreError, StoreState};
 use rand::Rng;
@@ -22,7 +21,6 @@ use rand::rngs::StdRng;
 use support::timeline::Timeline;
 use support::{ROOT, check_exact, random};
 
-const DIRECTORY: &str = "MILLRACE_CRASH_DIRECTORY";
 const SEED: &str = "MILLRACE_CRASH_SEED";
 const SIGABRT: i32 = 6;
 
@@ -208,16 +206,14 @@ async fn every_record_shows_one_version_whatever_races_and_fails() {
     assert!(fenced > 0 && unavailable > 0, "no failure was met: {fenced}, {unavailable}");
 }
 
-async fn open(dir: &Path) -> Arc<EmbeddedKeyspace> {
-    Arc::new(EmbeddedKeyspace::open(dir, Options::default()).await.unwrap())
-}
-
 #[tokio::test]
-async fn every_record_shows_one_version_on_the_embedded_keyspace() {
+async fn every_record_shows_one_version_on_keyspaces_that_last() {
     let dir = tempfile::tempdir().unwrap();
-    let embedded = open(dir.path()).await;
-    World::new(embedded.clone(), None, 60, seed()).run().await;
-    embedded.close().await;
+    for place in Place::all("every_record_shows_one_version", dir.path()) {
+        let opened = place.open(Default::default()).await;
+        World::new(opened.keyspace.clone(), None, 60, seed()).run().await;
+        opened.close().await;
+    }
 }
 
 /// A world whose jobs have much to do.
@@ -229,9 +225,8 @@ fn with_late_revisions(keyspace: Arc<dyn Keyspace>, seed: u64) -> World {
 #[ignore = "the child of the other tests"]
 async fn child() {
     let scenario = fail::FailScenario::setup();
-    let dir = std::env::var(DIRECTORY).expect("started by another test");
     let seed = std::env::var(SEED).unwrap().parse().unwrap();
-    let world = with_late_revisions(open(Path::new(&dir)).await, seed);
+    let world = with_late_revisions(Place::told().open(Default::default()).await.keyspace, seed);
     world.live_done.set(true);
     world.loops.set(1);
     world.rewriter().await;
@@ -241,16 +236,23 @@ async fn child() {
 /// Lets the child die `times` times, then finishes its work and checks all of it.
 async fn survive(failpoints: &str, times: usize) {
     let dir = tempfile::tempdir().unwrap();
+    for place in Place::all("rewrite_crash", dir.path()) {
+        survive_at(&place, failpoints, times).await;
+    }
+}
+
+async fn survive_at(place: &Place, failpoints: &str, times: usize) {
     let seed = seed();
     {
-        let embedded = open(dir.path()).await;
-        with_late_revisions(embedded.clone(), seed).live().await;
-        embedded.close().await;
+        let opened = place.open(Default::default()).await;
+        with_late_revisions(opened.keyspace.clone(), seed).live().await;
+        opened.close().await;
     }
     for _ in 0..times {
-        let status = Command::new(std::env::current_exe().unwrap())
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        place.tell(&mut child);
+        let status = child
             .args(["--exact", "child", "--ignored", "--test-threads=1"])
-            .env(DIRECTORY, dir.path())
             .env(SEED, seed.to_string())
             .env("FAILPOINTS", failpoints)
             .stdout(Stdio::null())
@@ -258,21 +260,21 @@ async fn survive(failpoints: &str, times: usize) {
             .status()
             .unwrap();
         assert_eq!(status.signal(), Some(SIGABRT), "{failpoints}");
-        let embedded = open(dir.path()).await;
-        let world = with_late_revisions(embedded.clone(), seed);
-        let view = HistoryReader::new(embedded.clone(), ROOT).view().await.unwrap();
+        let opened = place.open(Default::default()).await;
+        let world = with_late_revisions(opened.keyspace.clone(), seed);
+        let view = HistoryReader::new(opened.keyspace.clone(), ROOT).view().await.unwrap();
         assert!(!view.jobs().await.unwrap().is_empty(), "{failpoints}: the child had died before the end each time");
         world.timeline.check_whole(&view, &mut random(seed)).await;
         drop(view);
-        embedded.close().await;
+        opened.close().await;
     }
-    let embedded = open(dir.path()).await;
-    let world = with_late_revisions(embedded.clone(), seed);
+    let opened = place.open(Default::default()).await;
+    let world = with_late_revisions(opened.keyspace.clone(), seed);
     world.live_done.set(true);
     world.loops.set(1);
     world.rewriter().await;
     world.check_end().await;
-    embedded.close().await;
+    opened.close().await;
 }
 
 #[tokio::test]

@@ -46,16 +46,16 @@ async fn the_cuts_of_slices_and_transactions_do_not_show() {
     let log = Log::random(3, 300, &mut random);
     let mut contents = Vec::new();
     for (count, bytes, records) in [(1000, usize::MAX, u64::MAX), (1000, 1, 1), (7, 5_000, 3), (40, 60_000, 100)] {
-        let (memory, keyspace) = memory();
-        let mut store = HistoryStore::new(keyspace.clone(), ROOT).with_transactions_of(bytes, records);
-        let state = consume(&mut store, &log, count).await;
-        assert_eq!(state.cursors[&3].next, log.end());
-        check_exact(&keyspace, std::slice::from_ref(&log), &state, |_, _| 0).await;
-        // All bytes but the lineages, of which only the union is the same.
-        let keys = Keys::new(ROOT);
-        let lineages = keys.lineage_range(3, 0..u64::MAX);
-        contents
-            .push(memory.dump().into_iter().filter(|(key, _)| !lineages.contains(&key.to_vec())).collect::<Vec<_>>());
+        for (keyspace, _place) in support::keyspaces("the_cuts_do_not_show").await {
+            let mut store = HistoryStore::new(keyspace.clone(), ROOT).with_transactions_of(bytes, records);
+            let state = consume(&mut store, &log, count).await;
+            assert_eq!(state.cursors[&3].next, log.end());
+            check_exact(&keyspace, std::slice::from_ref(&log), &state, |_, _| 0).await;
+            // All bytes but the lineages, of which only the union is the same.
+            let lineages = Keys::new(ROOT).lineage_range(3, 0..u64::MAX);
+            let pairs = support::dump(&keyspace).await.into_iter();
+            contents.push(pairs.filter(|(key, _)| !lineages.contains(&key.to_vec())).collect::<Vec<_>>());
+        }
     }
     assert!(contents.windows(2).all(|pair| pair[0] == pair[1]));
 }
@@ -159,84 +159,91 @@ async fn stage_some(
 
 #[tokio::test]
 async fn a_writer_is_fenced_by_another_and_goes_on_after_a_load() {
-    let (_, keyspace) = memory();
-    let log = Log::of_rows(0, (0..10).map(|_| plain(10)));
-    let (mut one, mut two) = (loaded(&keyspace).await, loaded(&keyspace).await);
-    one.stage(log.slice(0, 4, 0).unwrap()).await.unwrap();
-    two.stage(log.slice(0, 6, 0).unwrap()).await.unwrap();
-    one.commit().await.unwrap();
-    assert!(matches!(two.commit().await, Err(StoreError::Fenced { .. })));
-    assert!(matches!(two.stage(log.slice(0, 6, 0).unwrap()).await, Err(StoreError::Fenced { .. })), "not loaded");
-    let state = consume(&mut two, &log, 3).await;
-    check_exact(&keyspace, &[log], &state, |_, _| 0).await;
+    for (keyspace, _place) in support::keyspaces("a_writer_is_fenced_by_another_and_goes_on_after_a_load").await {
+        let log = Log::of_rows(0, (0..10).map(|_| plain(10)));
+        let (mut one, mut two) = (loaded(&keyspace).await, loaded(&keyspace).await);
+        one.stage(log.slice(0, 4, 0).unwrap()).await.unwrap();
+        two.stage(log.slice(0, 6, 0).unwrap()).await.unwrap();
+        one.commit().await.unwrap();
+        assert!(matches!(two.commit().await, Err(StoreError::Fenced { .. })));
+        assert!(matches!(two.stage(log.slice(0, 6, 0).unwrap()).await, Err(StoreError::Fenced { .. })), "not loaded");
+        let state = consume(&mut two, &log, 3).await;
+        check_exact(&keyspace, &[log], &state, |_, _| 0).await;
+    }
 }
 
 #[tokio::test]
 async fn a_partition_that_another_writer_began_fences_a_revision() {
-    let (_, keyspace) = memory();
-    let logs: Vec<Log> = (0..2).map(|partition| Log::of_rows(partition, [plain(1), plain(2)])).collect();
-    let (mut one, mut two) = (loaded(&keyspace).await, loaded(&keyspace).await);
-    one.stage(logs[0].slice(0, 1, 0).unwrap()).await.unwrap();
-    let state = one.commit().await.unwrap();
-    two.load().await.unwrap();
-    two.stage(logs[1].slice(0, 2, 0).unwrap()).await.unwrap();
-    two.commit().await.unwrap();
-    // The first knows nothing of partition 1: its job would leave the rows there under the old revision.
-    let job =
-        |state: &StoreState| Job { revision: 1, below: state.cursors.iter().map(|(p, c)| (*p, c.next)).collect() };
-    assert!(matches!(one.take_in(1, Some(job(&state))).await, Err(StoreError::Fenced { .. })));
-    let state = one.load().await.unwrap();
-    assert_eq!(state.cursors.len(), 2);
-    assert_eq!(one.take_in(1, Some(job(&state))).await.unwrap().applied, 1);
-    let jobs = HistoryReader::new(keyspace.clone(), ROOT).view().await.unwrap().jobs().await.unwrap();
-    assert_eq!(jobs, [Job { revision: 1, below: [(0, 1), (1, 2)].into() }]);
-    // And slices made under the old revision are of no use any more.
-    two.stage(logs[1].slice(2, 1, 0).unwrap_or_else(|| logs[0].slice(1, 1, 0).unwrap())).await.unwrap();
-    assert!(matches!(two.commit().await, Err(StoreError::Fenced { .. })));
-    check_exact(&keyspace, &logs, &one.load().await.unwrap(), |_, _| 0).await;
+    for (keyspace, _place) in support::keyspaces("a_partition_that_another_writer_began_fences_a_revision").await {
+        let logs: Vec<Log> = (0..2).map(|partition| Log::of_rows(partition, [plain(1), plain(2)])).collect();
+        let (mut one, mut two) = (loaded(&keyspace).await, loaded(&keyspace).await);
+        one.stage(logs[0].slice(0, 1, 0).unwrap()).await.unwrap();
+        let state = one.commit().await.unwrap();
+        two.load().await.unwrap();
+        two.stage(logs[1].slice(0, 2, 0).unwrap()).await.unwrap();
+        two.commit().await.unwrap();
+        // The first knows nothing of partition 1: its job would leave the rows there under the old revision.
+        let job =
+            |state: &StoreState| Job { revision: 1, below: state.cursors.iter().map(|(p, c)| (*p, c.next)).collect() };
+        assert!(matches!(one.take_in(1, Some(job(&state))).await, Err(StoreError::Fenced { .. })));
+        let state = one.load().await.unwrap();
+        assert_eq!(state.cursors.len(), 2);
+        assert_eq!(one.take_in(1, Some(job(&state))).await.unwrap().applied, 1);
+        let jobs = HistoryReader::new(keyspace.clone(), ROOT).view().await.unwrap().jobs().await.unwrap();
+        assert_eq!(jobs, [Job { revision: 1, below: [(0, 1), (1, 2)].into() }]);
+        // And slices made under the old revision are of no use any more.
+        two.stage(logs[1].slice(2, 1, 0).unwrap_or_else(|| logs[0].slice(1, 1, 0).unwrap())).await.unwrap();
+        assert!(matches!(two.commit().await, Err(StoreError::Fenced { .. })));
+        check_exact(&keyspace, &logs, &one.load().await.unwrap(), |_, _| 0).await;
+    }
 }
 
 #[tokio::test]
 async fn a_revision_is_taken_in_once_and_in_its_turn() {
-    let (_, keyspace) = memory();
-    let mut store = loaded(&keyspace).await;
-    assert_eq!(store.take_in(1, None).await.unwrap().applied, 1);
-    for wrong in [0, 1, 3] {
-        assert!(matches!(store.take_in(wrong, None).await, Err(StoreError::Fenced { .. })), "{wrong}");
+    for (keyspace, _place) in support::keyspaces("a_revision_is_taken_in_once_and_in_its_turn").await {
+        let mut store = loaded(&keyspace).await;
+        assert_eq!(store.take_in(1, None).await.unwrap().applied, 1);
+        for wrong in [0, 1, 3] {
+            assert!(matches!(store.take_in(wrong, None).await, Err(StoreError::Fenced { .. })), "{wrong}");
+            store.load().await.unwrap();
+        }
+        let log = Log::of_rows(0, [plain(1), plain(2)]);
+        assert!(
+            matches!(store.stage(log.slice(0, 1, 0).unwrap()).await, Err(StoreError::Fenced { .. })),
+            "old revision"
+        );
         store.load().await.unwrap();
+        store.stage(log.slice(0, 1, 1).unwrap()).await.unwrap();
+        assert!(matches!(store.take_in(2, None).await, Err(StoreError::Fenced { .. })), "something is staged");
+        store.load().await.unwrap();
+        store.stage(log.slice(0, 1, 1).unwrap()).await.unwrap();
+        store.commit().await.unwrap();
+        let stale = Job { revision: 2, below: [(0, 2)].into() };
+        assert!(matches!(store.take_in(2, Some(stale)).await, Err(StoreError::Fenced { .. })), "not the cursor");
     }
-    let log = Log::of_rows(0, [plain(1), plain(2)]);
-    assert!(matches!(store.stage(log.slice(0, 1, 0).unwrap()).await, Err(StoreError::Fenced { .. })), "old revision");
-    store.load().await.unwrap();
-    store.stage(log.slice(0, 1, 1).unwrap()).await.unwrap();
-    assert!(matches!(store.take_in(2, None).await, Err(StoreError::Fenced { .. })), "something is staged");
-    store.load().await.unwrap();
-    store.stage(log.slice(0, 1, 1).unwrap()).await.unwrap();
-    store.commit().await.unwrap();
-    let stale = Job { revision: 2, below: [(0, 2)].into() };
-    assert!(matches!(store.take_in(2, Some(stale)).await, Err(StoreError::Fenced { .. })), "not the cursor");
 }
 
 #[tokio::test]
 async fn slices_follow_each_other() {
-    let (_, keyspace) = memory();
-    let log = Log::of_rows(0, (0..10).map(|_| plain(1)));
-    let mut store = loaded(&keyspace).await;
-    store.stage(log.slice(0, 3, 0).unwrap()).await.unwrap();
-    assert!(store.staged_bytes() > 0);
-    store.stage(log.slice(3, 3, 0).unwrap()).await.unwrap();
-    assert!(matches!(store.stage(log.slice(5, 3, 0).unwrap()).await, Err(StoreError::Fenced { .. })));
-    assert_eq!(store.staged_bytes(), 0);
-    assert!(store.load().await.unwrap().cursors.is_empty(), "what was staged is forgotten");
+    for (keyspace, _place) in support::keyspaces("slices_follow_each_other").await {
+        let log = Log::of_rows(0, (0..10).map(|_| plain(1)));
+        let mut store = loaded(&keyspace).await;
+        store.stage(log.slice(0, 3, 0).unwrap()).await.unwrap();
+        assert!(store.staged_bytes() > 0);
+        store.stage(log.slice(3, 3, 0).unwrap()).await.unwrap();
+        assert!(matches!(store.stage(log.slice(5, 3, 0).unwrap()).await, Err(StoreError::Fenced { .. })));
+        assert_eq!(store.staged_bytes(), 0);
+        assert!(store.load().await.unwrap().cursors.is_empty(), "what was staged is forgotten");
 
-    let other = LogId([2; 16]);
-    store.stage(log.slice(0, 3, 0).unwrap()).await.unwrap();
-    store.commit().await.unwrap();
-    let mut slice = log.slice(3, 3, 0).unwrap();
-    slice.cursor.log = other;
-    match store.stage(slice).await {
-        Err(StoreError::Broken { detail, .. }) => assert!(detail.contains(&other.to_string()), "{detail}"),
-        unexpected => panic!("{unexpected:?}"),
+        let other = LogId([2; 16]);
+        store.stage(log.slice(0, 3, 0).unwrap()).await.unwrap();
+        store.commit().await.unwrap();
+        let mut slice = log.slice(3, 3, 0).unwrap();
+        slice.cursor.log = other;
+        match store.stage(slice).await {
+            Err(StoreError::Broken { detail, .. }) => assert!(detail.contains(&other.to_string()), "{detail}"),
+            unexpected => panic!("{unexpected:?}"),
+        }
     }
 }
 
@@ -280,75 +287,84 @@ async fn a_slice_that_contradicts_itself_is_refused() {
 
 #[tokio::test]
 async fn the_largest_rows_are_split_and_come_back() {
-    let (memory, keyspace) = memory();
-    let overhead = {
-        let rows = Log::of_rows(0, [plain(0)]).rows(0..1, |_| 0);
-        support::encoded(0, &rows)[0].len()
-    };
-    let sizes = [CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 1, 512 * 1024];
-    let log = Log::of_rows(0, sizes.map(|size| plain(size - overhead)));
-    let mut store = loaded(&keyspace).await;
-    let state = consume(&mut store, &log, 100).await;
-    check_exact(&keyspace, &[log], &state, |_, _| 0).await;
-    let expected: usize = sizes.iter().map(|size| 1 + chunks(*size)).sum();
-    let keys = Keys::new(ROOT);
-    let range = keys.rows_range();
-    assert_eq!(memory.dump().iter().filter(|(key, _)| range.contains(&key.to_vec())).count(), expected);
+    for (keyspace, _place) in support::keyspaces("the_largest_rows_are_split_and_come_back").await {
+        let overhead = {
+            let rows = Log::of_rows(0, [plain(0)]).rows(0..1, |_| 0);
+            support::encoded(0, &rows)[0].len()
+        };
+        let sizes = [CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 1, 512 * 1024];
+        let log = Log::of_rows(0, sizes.map(|size| plain(size - overhead)));
+        let mut store = loaded(&keyspace).await;
+        let state = consume(&mut store, &log, 100).await;
+        check_exact(&keyspace, &[log], &state, |_, _| 0).await;
+        let expected: usize = sizes.iter().map(|size| 1 + chunks(*size)).sum();
+        let keys = Keys::new(ROOT);
+        let range = keys.rows_range();
+        assert_eq!(
+            support::dump(&keyspace).await.iter().filter(|(key, _)| range.contains(&key.to_vec())).count(),
+            expected
+        );
+    }
 }
 
 #[tokio::test]
 async fn a_record_that_no_transaction_holds_stops_the_store_with_its_place() {
-    let (_, keyspace) = memory();
-    let mut log = Log::of_rows(4, (0..5).map(|_| plain(10)));
-    log.records.insert(5, Outcome::Rows((0..5).map(|_| plain(250_000)).collect()));
-    let mut store = loaded(&keyspace).await;
-    match store.stage(log.slice(0, 10, 0).unwrap()).await {
-        Err(StoreError::Broken { detail, .. }) => {
-            assert!(detail.contains("partition 4") && detail.contains("offset 5"), "{detail}");
+    for (keyspace, _place) in
+        support::keyspaces("a_record_that_no_transaction_holds_stops_the_store_with_its_place").await
+    {
+        let mut log = Log::of_rows(4, (0..5).map(|_| plain(10)));
+        log.records.insert(5, Outcome::Rows((0..5).map(|_| plain(250_000)).collect()));
+        let mut store = loaded(&keyspace).await;
+        match store.stage(log.slice(0, 10, 0).unwrap()).await {
+            Err(StoreError::Broken { detail, .. }) => {
+                assert!(detail.contains("partition 4") && detail.contains("offset 5"), "{detail}");
+            }
+            unexpected => panic!("{unexpected:?}"),
         }
-        unexpected => panic!("{unexpected:?}"),
     }
 }
 
 #[tokio::test]
 async fn records_that_left_nothing_move_the_cursor_in_bounded_steps() {
-    let (_, keyspace) = memory();
-    let mut random = support::random(seed());
-    let mut log = Log { partition: 0, records: BTreeMap::new() };
-    for offset in 0..20_000 {
-        let outcome =
-            if offset == 15_000 { Outcome::Rows(vec![random_row(&mut random)]) } else { Outcome::Rows(vec![]) };
-        log.records.insert(offset, outcome);
+    for (keyspace, _place) in support::keyspaces("records_that_left_nothing_move_the_cursor_in_bounded_steps").await {
+        let mut random = support::random(seed());
+        let mut log = Log { partition: 0, records: BTreeMap::new() };
+        for offset in 0..20_000 {
+            let outcome =
+                if offset == 15_000 { Outcome::Rows(vec![random_row(&mut random)]) } else { Outcome::Rows(vec![]) };
+            log.records.insert(offset, outcome);
+        }
+        let mut store = loaded(&keyspace).await;
+        let state = consume(&mut store, &log, usize::MAX).await;
+        let view = HistoryReader::new(keyspace.clone(), ROOT).view().await.unwrap();
+        let spans: Vec<_> = view.lineages(0, 0..u64::MAX, 100).await.unwrap().into_iter().map(|l| l.offsets).collect();
+        assert_eq!(spans, [0..8192, 8192..16_384, 16_384..20_000]);
+        // From the middle: the one that covers the offset is found although its key lies before.
+        let found = view.lineages(0, 15_000..15_001, 100).await.unwrap();
+        assert_eq!((found.len(), found[0].rows[0].offset), (1, 15_000));
+        check_exact(&keyspace, &[log], &state, |_, _| 0).await;
     }
-    let mut store = loaded(&keyspace).await;
-    let state = consume(&mut store, &log, usize::MAX).await;
-    let view = HistoryReader::new(keyspace.clone(), ROOT).view().await.unwrap();
-    let spans: Vec<_> = view.lineages(0, 0..u64::MAX, 100).await.unwrap().into_iter().map(|l| l.offsets).collect();
-    assert_eq!(spans, [0..8192, 8192..16_384, 16_384..20_000]);
-    // From the middle: the one that covers the offset is found although its key lies before.
-    let found = view.lineages(0, 15_000..15_001, 100).await.unwrap();
-    assert_eq!((found.len(), found[0].rows[0].offset), (1, 15_000));
-    check_exact(&keyspace, &[log], &state, |_, _| 0).await;
 }
 
 #[tokio::test]
 async fn a_slice_over_a_gap_alone_moves_the_cursor() {
-    let (_, keyspace) = memory();
-    let mut store = loaded(&keyspace).await;
-    let slice = Slice {
-        partition: 0,
-        first: 5,
-        cursor: Cursor::start(LOG, 500),
-        applied: 0,
-        rows: support::batch(0, &[]),
-        dead: Vec::new(),
-        read: 0,
-        marks: Arc::new([]),
-        dropped: 0,
-    };
-    store.stage(slice).await.unwrap();
-    assert_eq!(store.commit().await.unwrap().cursors[&0], Cursor::start(LOG, 500));
-    assert_eq!(store.load().await.unwrap().cursors[&0], Cursor::start(LOG, 500));
+    for (keyspace, _place) in support::keyspaces("a_slice_over_a_gap_alone_moves_the_cursor").await {
+        let mut store = loaded(&keyspace).await;
+        let slice = Slice {
+            partition: 0,
+            first: 5,
+            cursor: Cursor::start(LOG, 500),
+            applied: 0,
+            rows: support::batch(0, &[]),
+            dead: Vec::new(),
+            read: 0,
+            marks: Arc::new([]),
+            dropped: 0,
+        };
+        store.stage(slice).await.unwrap();
+        assert_eq!(store.commit().await.unwrap().cursors[&0], Cursor::start(LOG, 500));
+        assert_eq!(store.load().await.unwrap().cursors[&0], Cursor::start(LOG, 500));
+    }
 }
 
 #[tokio::test]

@@ -1,24 +1,30 @@
 //! Ordered keys with range reads and atomic batches that compare several keys: what the device history and the catalogue
-//! need, no more. Backends: embedded (this crate), FoundationDB.
+//! need, no more. Backends: a directory of one machine, a FoundationDB cluster.
 //!
 //! The limits are FoundationDB's on every backend, so that what runs on one machine runs on a cluster.
 //!
 //! * [`Keyspace`], [`Snapshot`], [`Batch`]: the contract.
 //! * [`embedded::EmbeddedKeyspace`]: keeps the keys in a directory of this machine.
+//! * `foundationdb::FoundationDbKeyspace` (feature `foundationdb`): keeps them in a cluster.
 //! * `conformance` (feature of the same name): the suite that every backend passes, and with it `memory`, a keyspace for
 //!   tests of what stands on keyspaces: it fails when it is told to.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod embedded;
+mod failpoints;
+// The parts of it that need no client library are tested without the feature.
+#[cfg(any(feature = "foundationdb", test))]
+pub mod foundationdb;
 #[cfg(feature = "conformance")]
 pub mod memory;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// Longest key that is written or compared, in bytes. The shortest has one byte.
-pub const KEY_BYTES_MAX: usize = 10_000;
+/// Longest key that is written or compared, in bytes: FoundationDB's 10,000 less what a backend puts before it. The shortest
+/// has one byte.
+pub const KEY_BYTES_MAX: usize = 9_900;
 /// Longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 100_000;
 /// Largest sum of keys and values in one [`Batch`], in bytes: writes, compares and both ends of cleared ranges.

@@ -1,17 +1,16 @@
 //! The process dies at the worst moments: what was answered is there afterwards, and every batch is there whole or not
-//! at all. The child is this test binary itself, started with a directory and failpoints in its environment.
+//! at all. The child is this test binary itself, started with a place and failpoints in its environment.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by a panic")]
 
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
-use millrace_keyspace::embedded::{EmbeddedKeyspace, Options};
-use millrace_keyspace::{Batch, Compare, Keyspace, KeyspaceError, Write};
+use millrace_keyspace::conformance::place::Place;
+use millrace_keyspace::embedded::Options;
+use millrace_keyspace::{Batch, Compare, KeyspaceError, Write};
 
-const DIRECTORY: &str = "MILLRACE_CRASH_DIRECTORY";
 const VALUE_BYTES: &str = "MILLRACE_CRASH_VALUE_BYTES";
 const PARTS: usize = 5;
 const SIGABRT: i32 = 6;
@@ -26,11 +25,10 @@ fn key(batch: u64, part: usize) -> Bytes {
 #[ignore = "the child of the other tests: runs until it is killed or a commit fails"]
 fn child() {
     let scenario = fail::FailScenario::setup();
-    let dir = std::env::var(DIRECTORY).expect("started by another test");
     let value_bytes: usize = std::env::var(VALUE_BYTES).unwrap().parse().unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let options = Options { write_buffer_bytes: 256 * 1024 * 1024, ..Options::default() };
-        let keyspace = EmbeddedKeyspace::open(dir, options).await.unwrap();
+        let keyspace = Place::told().open(options).await.keyspace;
         for batch in 0_u64.. {
             let number = |n: u64| Bytes::from(n.to_string());
             let compare = Compare { key: "last".into(), expected: batch.checked_sub(1).map(number) };
@@ -56,7 +54,7 @@ fn child() {
     scenario.teardown();
 }
 
-fn start(dir: &Path, failpoints: &str, value_bytes: usize, file_kib: Option<u64>) -> Child {
+fn start(place: &Place, failpoints: &str, value_bytes: usize, file_kib: Option<u64>) -> Child {
     let test = std::env::current_exe().unwrap();
     let args = ["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"];
     let mut command = match file_kib {
@@ -71,9 +69,9 @@ fn start(dir: &Path, failpoints: &str, value_bytes: usize, file_kib: Option<u64>
     if let Some(kib) = file_kib {
         command.arg(kib.to_string()).arg(test);
     }
+    place.tell(&mut command);
     command
         .args(args)
-        .env(DIRECTORY, dir)
         .env(VALUE_BYTES, value_bytes.to_string())
         .env("FAILPOINTS", failpoints)
         .stdout(Stdio::piped())
@@ -87,9 +85,10 @@ fn answered(lines: impl Iterator<Item = String>) -> u64 {
     lines.filter(|line| line.contains("committed ")).count() as u64
 }
 
-/// Opens the directory and returns the number of batches in it, after checking that each is whole.
-async fn recovered(dir: &Path) -> u64 {
-    let keyspace = EmbeddedKeyspace::open(dir, Options::default()).await.unwrap();
+/// Opens the place and returns the number of batches in it, after checking that each is whole.
+async fn recovered(place: &Place) -> u64 {
+    let opened = place.open(Options::default()).await;
+    let keyspace = &opened.keyspace;
     let last = keyspace.get(b"last").await.unwrap();
     let count = last.map_or(0, |last| std::str::from_utf8(&last).unwrap().parse::<u64>().unwrap() + 1);
     let snapshot = keyspace.snapshot().await.unwrap();
@@ -104,18 +103,18 @@ async fn recovered(dir: &Path) -> u64 {
     }
     let expected: Vec<Bytes> = (0..count).flat_map(|batch| (0..PARTS).map(move |part| key(batch, part))).collect();
     assert_eq!(keys, expected, "batches are whole, and as many as the counter says");
-    // The directory takes commits again.
+    // It takes commits again.
     keyspace
         .commit(Batch { compares: Vec::new(), writes: vec![Write::Put("after".into(), Bytes::new())] })
         .await
         .unwrap();
     drop(snapshot);
-    keyspace.close().await;
+    opened.close().await;
     count
 }
 
-fn run(dir: &Path, failpoints: &str) -> u64 {
-    let output = start(dir, failpoints, 100, None).wait_with_output().unwrap();
+fn run(place: &Place, failpoints: &str) -> u64 {
+    let output = start(place, failpoints, 100, None).wait_with_output().unwrap();
     assert_eq!(output.status.signal(), Some(SIGABRT), "{output:?}");
     answered(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned))
 }
@@ -123,47 +122,59 @@ fn run(dir: &Path, failpoints: &str) -> u64 {
 #[tokio::test]
 async fn dying_before_a_commit_loses_only_what_was_not_answered() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(run(dir.path(), "keyspace::commit::before=7*off->return"), 7);
-    assert_eq!(recovered(dir.path()).await, 7);
+    for place in Place::all("dying_before_a_commit", dir.path()) {
+        assert_eq!(run(&place, "keyspace::commit::before=7*off->return"), 7);
+        assert_eq!(recovered(&place).await, 7);
+    }
 }
 
 #[tokio::test]
 async fn dying_after_a_commit_keeps_it_although_nobody_was_told() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(run(dir.path(), "keyspace::commit::after=7*off->return"), 7);
-    assert_eq!(recovered(dir.path()).await, 8);
+    for place in Place::all("dying_after_a_commit", dir.path()) {
+        assert_eq!(run(&place, "keyspace::commit::after=7*off->return"), 7);
+        assert_eq!(recovered(&place).await, 8);
+    }
 }
 
 #[tokio::test]
 async fn a_kill_at_any_moment_keeps_every_answered_batch() {
     for round in [1, 40, 90] {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = start(dir.path(), "", 20_000, None);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let seen = answered(lines.by_ref().filter(|line| line.contains("committed ")).take(round));
-        child.kill().unwrap();
-        // What it had still said before it died counts as well.
-        let all = seen + answered(lines);
-        assert_eq!(child.wait().unwrap().signal(), Some(SIGKILL));
-        assert!(seen == round as u64 && all >= seen);
-        let recovered = recovered(dir.path()).await;
-        // One batch was under way: it may be there.
-        assert!(recovered == all || recovered == all + 1, "{recovered} recovered, {all} answered");
+        for place in Place::all("a_kill_at_any_moment", dir.path()) {
+            kill_after(round, &place).await;
+        }
     }
+}
+
+/// Kills the child once it has said that `round` batches were answered.
+async fn kill_after(round: usize, place: &Place) {
+    let mut child = start(place, "", 20_000, None);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let seen = answered(lines.by_ref().filter(|line| line.contains("committed ")).take(round));
+    child.kill().unwrap();
+    // What it had still said before it died counts as well.
+    let all = seen + answered(lines);
+    assert_eq!(child.wait().unwrap().signal(), Some(SIGKILL));
+    assert!(seen == round as u64 && all >= seen);
+    let recovered = recovered(place).await;
+    // One batch was under way: it may be there.
+    assert!(recovered == all || recovered == all + 1, "{recovered} recovered, {all} answered");
 }
 
 #[tokio::test]
 async fn a_write_that_finds_no_room_is_refused_and_harms_nothing() {
     let dir = tempfile::tempdir().unwrap();
+    let place = Place::Directory(dir.path().to_owned());
     // The journal starts at 64 MiB; a write buffer of 256 MiB keeps it from being replaced before it is full.
-    let mut child = start(dir.path(), "", 90_000, Some(66 * 1024));
+    let mut child = start(&place, "", 90_000, Some(66 * 1024));
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(child.wait().unwrap().success(), "{text}");
     let all = answered(text.lines().map(str::to_owned));
     let last = text.lines().find(|line| line.contains("unknown") || line.contains("unavailable")).expect(&text);
     assert!(all > 100, "{all}");
-    let recovered = recovered(dir.path()).await;
+    let recovered = recovered(&place).await;
     if last.contains("unknown") {
         assert!(recovered == all || recovered == all + 1, "{recovered} recovered, {all} answered, then {last}");
     } else {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fail::FailScenario;
+use millrace_keyspace::conformance::place::Place;
 use millrace_keyspace::embedded::{EmbeddedKeyspace, Options};
 use millrace_keyspace::{Batch, Keyspace, KeyspaceError, Write};
 use tempfile::TempDir;
@@ -15,23 +16,27 @@ async fn open() -> (EmbeddedKeyspace, TempDir) {
     (EmbeddedKeyspace::open(dir.path(), options).await.unwrap(), dir)
 }
 
-async fn put(keyspace: &EmbeddedKeyspace, key: &'static str) -> Result<(), KeyspaceError> {
+async fn put(keyspace: &dyn Keyspace, key: &'static str) -> Result<(), KeyspaceError> {
     let writes = vec![Write::Put(Bytes::from_static(key.as_bytes()), Bytes::from_static(b"v"))];
     keyspace.commit(Batch { compares: Vec::new(), writes }).await
 }
 
-async fn has(keyspace: &EmbeddedKeyspace, key: &str) -> bool {
+async fn has(keyspace: &dyn Keyspace, key: &str) -> bool {
     keyspace.get(key.as_bytes()).await.unwrap().is_some()
 }
 
 #[tokio::test]
 async fn an_unknown_outcome_was_committed() {
     let scenario = FailScenario::setup();
-    let (keyspace, _dir) = open().await;
-    fail::cfg("keyspace::commit::unknown", "1*return").unwrap();
-    assert!(matches!(put(&keyspace, "a").await, Err(KeyspaceError::Unknown(_))));
-    assert!(has(&keyspace, "a").await);
-    put(&keyspace, "b").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for place in Place::all("an_unknown_outcome", dir.path()) {
+        let opened = place.open(Options::default()).await;
+        let keyspace = &*opened.keyspace;
+        fail::cfg("keyspace::commit::unknown", "1*return").unwrap();
+        assert!(matches!(put(keyspace, "a").await, Err(KeyspaceError::Unknown(_))));
+        assert!(has(keyspace, "a").await);
+        put(keyspace, "b").await.unwrap();
+    }
     scenario.teardown();
 }
 

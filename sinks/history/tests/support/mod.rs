@@ -11,8 +11,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray, new_null_array};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use millrace_history::{HistoryReader, RowKey};
 use millrace_keyspace::Keyspace;
+use millrace_keyspace::conformance::place::Place;
+use millrace_keyspace::memory::MemoryKeyspace;
 use millrace_rows::canonical::RowEncoder;
 use millrace_rows::schema::row_schema;
 use millrace_rows::{Cursor, DeadLetter, LogId, Mark, Rewrite, Slice, StoreState};
@@ -44,6 +47,31 @@ pub enum Outcome {
 pub struct Log {
     pub partition: u32,
     pub records: BTreeMap<u64, Outcome>,
+}
+
+/// The keyspaces that a test runs on, one after the other, each with what must live as long: memory, and a new prefix of
+/// FoundationDB where there is a cluster for tests.
+pub async fn keyspaces(test: &str) -> Vec<(Arc<dyn Keyspace>, Option<Place>)> {
+    let memory: Arc<dyn Keyspace> = Arc::new(MemoryKeyspace::default());
+    let mut keyspaces = vec![(memory, None)];
+    if let Some(place) = Place::cluster(test) {
+        keyspaces.push((place.open(Default::default()).await.keyspace, Some(place)));
+    }
+    keyspaces
+}
+
+/// All pairs of a keyspace.
+pub async fn dump(keyspace: &Arc<dyn Keyspace>) -> Vec<(Bytes, Bytes)> {
+    let snapshot = keyspace.snapshot().await.unwrap();
+    let (mut pairs, mut from) = (Vec::new(), Vec::new());
+    loop {
+        let page = snapshot.range(&from, &[0xff; 16], usize::MAX).await.unwrap();
+        pairs.extend(page.pairs);
+        match pairs.last() {
+            Some((last, _)) if page.more => from = [last as &[u8], &[0]].concat(),
+            _ => return pairs,
+        }
+    }
 }
 
 pub fn random(seed: u64) -> StdRng {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fjall::{PersistMode, Readable};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Batch, Compare, KeyspaceError};
+use crate::{Batch, Compare, KeyspaceError, failpoints};
 
 use super::directory::{Directory, Files, error};
 use super::effects::resolve;
@@ -166,10 +166,10 @@ impl Committer {
             }
             (Written::Yes(_), Some(reason)) => Err(KeyspaceError::Unknown(reason.to_owned())),
             (Written::Yes(bytes), None) => {
-                abort_after();
+                failpoints::abort_after();
                 counters.commits.fetch_add(1, Ordering::Relaxed);
                 counters.committed_bytes.fetch_add(bytes, Ordering::Relaxed);
-                answer_unknown()
+                failpoints::answer_unknown()
             }
         }
     }
@@ -242,7 +242,7 @@ fn wait_for_backlog(files: &Files) -> Result<(), Backlog> {
 
 /// Writes one batch if its compares hold. `Err`: the library takes no more writes.
 fn write(files: &Files, batch: Batch) -> Result<Written, String> {
-    abort_before();
+    failpoints::abort_before();
     let bytes = batch.size_bytes() as u64;
     let effects =
         match check(files, &batch.compares).and_then(|()| resolve(batch.writes, |b, e, f| keys(files, b, e, f))) {
@@ -284,19 +284,6 @@ fn keys(files: &Files, begin: &[u8], end: &[u8], each: &mut dyn FnMut(Bytes) -> 
 fn sync(files: &Files) -> Result<(), String> {
     fail_sync()?;
     files.db.persist(PersistMode::SyncAll).map_err(|e| error("syncing the journal", &e).to_string())
-}
-
-fn abort_before() {
-    fail::fail_point!("keyspace::commit::before", |_| std::process::abort());
-}
-
-fn abort_after() {
-    fail::fail_point!("keyspace::commit::after", |_| std::process::abort());
-}
-
-fn answer_unknown() -> Result<(), KeyspaceError> {
-    fail::fail_point!("keyspace::commit::unknown", |_| Err(KeyspaceError::Unknown("failpoint".to_owned())));
-    Ok(())
 }
 
 fn fail_write() -> Result<(), String> {
