@@ -12,14 +12,14 @@ pub fn show_report(report: &Value) -> String {
     let number = |value: &Value| thousands(value.as_u64().unwrap_or(0));
     let mut out = String::new();
     let _ = writeln!(out, "{} windows of the log, {} events", number(&report["windows"]), number(&report["records"]));
-    let names = ["rows_checked", "dead_letters_checked", "pending", "unverifiable", "differences"];
+    let names = ["rows_checked", "dead_letters_checked", "pending", "unverifiable", "missing", "differences"];
     let rows: Vec<Vec<String>> = report["stores"]
         .as_object()
         .into_iter()
         .flatten()
         .map(|(store, found)| std::iter::once(store.clone()).chain(names.map(|name| number(&found[name]))).collect())
         .collect();
-    out += &lay_out(&["store", "rows", "dead letters", "pending", "unverifiable", "differences"], &rows);
+    out += &lay_out(&["store", "rows", "dead letters", "pending", "unverifiable", "missing", "differences"], &rows);
     for difference in report["first"].as_array().into_iter().flatten() {
         let text = |key: &str| difference[key].as_str().unwrap_or("");
         let _ = writeln!(

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millrace_delta::reader::{ScanRequest, TableReader};
-use millrace_log::EventLog as _;
 use millrace_pipeline::engine::{Engine, EngineOptions};
 use millrace_rows::canonical::RowEncoder;
 use millrace_rows::schema::EVENT_DATE;

@@ -1,7 +1,7 @@
-//! Puts the parts together for one machine: embedded log, embedded keyspace, local Delta table.
+//! Puts the parts together for one machine: the log, embedded or a topic of Iggy, embedded keyspace, local Delta table.
 //!
 //! ```text
-//! <data dir>/log/         the event log             <data dir>/keyspace/   device history and catalogue
+//! <data dir>/log/         the embedded event log    <data dir>/keyspace/   device history and catalogue
 //! <data dir>/delta/       the table, by default     <data dir>/aot/        compiled plugins: a cache
 //! <data dir>/secrets/     secrets that plugin configurations name
 //! ```
@@ -15,11 +15,11 @@ use millrace_delta::{DeltaStore, Maintainer, TableReader};
 use millrace_history::{HistoryReader, HistoryRewriter, HistoryStore};
 use millrace_keyspace::Keyspace;
 use millrace_keyspace::embedded::EmbeddedKeyspace;
-use millrace_log::embedded::EmbeddedLog;
-use millrace_log::{EventLog, LogError};
+use millrace_log::LogError;
 use millrace_plugin_host::{HostOptions, PluginHost};
 use millrace_rows::{Rewriter, Store, StoreError};
 use millrace_timeline::access::PauseEntry;
+use millrace_timeline::gaps::GapEntry;
 use millrace_timeline::{Catalogue, CatalogueError, Timeline};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -27,8 +27,10 @@ use tokio::task::JoinSet;
 use crate::Clock;
 use crate::chains::Chains;
 use crate::diagnostics::{Diagnostics, DiagnosticsOptions};
+use crate::gaps::{self, GapRequest};
 use crate::housekeeping;
 use crate::ingest::{Ingest, IngestOptions};
+use crate::log::Log;
 use crate::materialize::{CommitPolicy, Materializer};
 use crate::metrics::Metrics;
 use crate::pause::Pause;
@@ -48,8 +50,11 @@ pub const ROOT: &str = "millrace";
 pub struct EngineOptions {
     /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// The event log.
+    /// The embedded event log.
     pub log: millrace_log::embedded::Options,
+    /// A topic of Iggy as the log, instead of the embedded one.
+    #[cfg(feature = "iggy")]
+    pub iggy: Option<crate::log::iggy::Options>,
     /// The keyspace of history and catalogue.
     pub keyspace: millrace_keyspace::embedded::Options,
     /// The Delta table's place; `None`: `<data dir>/delta`.
@@ -83,6 +88,8 @@ impl EngineOptions {
         Self {
             data_dir: data_dir.into(),
             log: millrace_log::embedded::Options { clock: clock.clone(), ..Default::default() },
+            #[cfg(feature = "iggy")]
+            iggy: None,
             keyspace: Default::default(),
             delta_path: None,
             delta: Default::default(),
@@ -144,7 +151,7 @@ pub enum EngineError {
 
 /// An engine: log, stores, and the loops between them once started.
 pub struct Engine {
-    log: Arc<EmbeddedLog>,
+    log: Log,
     keyspace: Arc<EmbeddedKeyspace>,
     pub(crate) catalogue: Catalogue,
     pub(crate) secrets: Secrets,
@@ -172,6 +179,10 @@ pub struct Engine {
     rewriters: Mutex<Vec<Box<dyn Rewriter>>>,
     /// Where a store's loop is asked for a rebuild, by store.
     pub(crate) rebuilds: Mutex<BTreeMap<&'static str, mpsc::Sender<RebuildRequest>>>,
+    /// Where a store's loop is asked to move past a gap, by store.
+    pub(crate) gap_requests: Mutex<BTreeMap<&'static str, mpsc::Sender<GapRequest>>>,
+    /// Gaps that were accepted.
+    pub(crate) gaps: Mutex<Vec<GapEntry>>,
     shutdown: watch::Sender<bool>,
     loops: tokio::sync::Mutex<JoinSet<()>>,
     kept: Mutex<Vec<Box<dyn std::any::Any + Send>>>,
@@ -193,7 +204,13 @@ impl Engine {
     /// Opens or creates everything in the data directory. Nothing runs yet: see [`Engine::start`].
     pub async fn open(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
         let EngineOptions { data_dir, clock, .. } = options;
-        let log = Arc::new(EmbeddedLog::open(data_dir.join("log"), options.log)?);
+        #[cfg(feature = "iggy")]
+        let log = match options.iggy {
+            Some(iggy) => Log::Iggy(Arc::new(crate::log::iggy::IggyLog::open(iggy).await?)),
+            None => Log::embedded(&data_dir, options.log)?,
+        };
+        #[cfg(not(feature = "iggy"))]
+        let log = Log::embedded(&data_dir, options.log)?;
         let keyspace = Arc::new(EmbeddedKeyspace::open(data_dir.join("keyspace"), options.keyspace).await?);
         let shared_keyspace: Arc<dyn Keyspace> = keyspace.clone();
         let catalogue = Catalogue::open(shared_keyspace.clone(), ROOT).await?;
@@ -223,7 +240,8 @@ impl Engine {
         let pause = Pause::load(catalogue.clone(), clock.clone()).await?;
         let tokens = Tokens::load(catalogue.clone(), clock.clone()).await?;
         let diagnostics = Arc::new(Diagnostics::new(options.diagnostics, clock.clone()));
-        let shared_log: Arc<dyn EventLog> = log.clone();
+        let gaps = catalogue.gaps().await?;
+        let shared_log = log.shared();
         let processor = Arc::new(Processor::new(
             shared_log.clone(),
             chains,
@@ -259,6 +277,8 @@ impl Engine {
             stores: Mutex::new(stores),
             rewriters: Mutex::new(rewriters),
             rebuilds: Mutex::default(),
+            gap_requests: Mutex::default(),
+            gaps: Mutex::new(gaps),
             shutdown: watch::Sender::new(false),
             loops: tokio::sync::Mutex::default(),
             kept: Mutex::default(),
@@ -277,7 +297,10 @@ impl Engine {
         let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
         let mut loops = self.loops.lock().await;
         for (store, policy) in stores {
+            let (sender, gaps) = mpsc::channel(gaps::REQUESTS_MAX);
+            self.gap_requests.lock().unwrap_or_else(PoisonError::into_inner).insert(store.name(), sender);
             let materializer = Materializer {
+                gaps,
                 processor: self.processor.clone(),
                 progress: self.progress.clone(),
                 metrics: self.metrics.clone(),
@@ -345,7 +368,7 @@ impl Engine {
 
     /// Offsets past the last record of each partition.
     pub async fn log_ends(&self) -> Result<BTreeMap<u32, u64>, EngineError> {
-        let bounds = status::bounds(self.log.as_ref()).await?;
+        let bounds = status::bounds(&*self.log).await?;
         Ok((0..).zip(bounds.iter().map(|bounds| bounds.end)).collect())
     }
 
@@ -357,15 +380,22 @@ impl Engine {
 
     /// What an operator sees.
     pub async fn status(&self) -> Result<Status, EngineError> {
-        let bounds = status::bounds(self.log.as_ref()).await?;
-        let stores = status::stores(self.log.as_ref(), &bounds, self.progress.snapshot(), (self.clock)()).await?;
+        let (bounds, problem) = match (status::bounds(&*self.log).await, self.log.last_bounds()) {
+            (Ok(bounds), _) => (bounds, None),
+            // The stores go on with what they have: an operator sees how far they are.
+            (Err(error), Some(bounds)) => (bounds, Some(error.to_string())),
+            (Err(error), None) => return Err(error.into()),
+        };
+        let asked = problem.is_none().then_some(&*self.log);
+        let stores = status::stores(asked, &bounds, self.progress.snapshot(), (self.clock)()).await?;
         let timeline = self.timeline.borrow().clone();
         let chain = timeline.current();
         let steps = chain.map(|revision| revision.chain.steps.iter().map(|step| step.plugin.to_string()).collect());
         let pause = self.processor.pause().get();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION"),
-            log: LogStatus { id: self.log.id(), partitions: bounds },
+            log: LogStatus { id: self.log.id(), partitions: bounds, problem },
+            gaps: self.accepted_gaps(),
             revision: timeline.head(),
             chain: steps.unwrap_or_default(),
             paused: pause.as_ref().map(|pause| pause.reason.clone()),
@@ -406,7 +436,12 @@ impl Engine {
 
     /// Compares the stores with what the log and the timeline say.
     pub fn verifier(&self) -> Verifier {
-        Verifier { processor: self.processor.clone(), history: self.history.clone(), table: self.table.clone() }
+        Verifier {
+            processor: self.processor.clone(),
+            history: self.history.clone(),
+            table: self.table.clone(),
+            gaps: self.accepted_gaps(),
+        }
     }
 
     /// Pauses the chain: nothing is computed until somebody resumes it, and a restart does not.
@@ -458,7 +493,7 @@ impl Engine {
     }
 
     /// The log.
-    pub fn log(&self) -> &EmbeddedLog {
+    pub fn log(&self) -> &Log {
         &self.log
     }
 

@@ -1,14 +1,13 @@
 //! What is done on a timer, beside the stores' loops: the log's retention, the table's maintenance.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_delta::Maintainer;
-use millrace_log::embedded::EmbeddedLog;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::Clock;
+use crate::log::Log;
 
 /// Time between two looks at the log's retention.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
@@ -16,7 +15,7 @@ const TRIM_EVERY: Duration = Duration::from_secs(60);
 const MAINTAIN_EVERY: Duration = Duration::from_secs(3600);
 
 /// Runs until `shutdown` is true. A run that fails is logged, and made again at its next time.
-pub(crate) async fn run(log: Arc<EmbeddedLog>, table: Maintainer, clock: Clock, mut shutdown: watch::Receiver<bool>) {
+pub(crate) async fn run(log: Log, table: Maintainer, clock: Clock, mut shutdown: watch::Receiver<bool>) {
     let now = Instant::now();
     let mut trim = interval_at(now + TRIM_EVERY, TRIM_EVERY);
     let mut maintain = interval_at(now + MAINTAIN_EVERY, MAINTAIN_EVERY);

@@ -18,6 +18,7 @@
 //! * [`verify`]: recomputes what the stores must hold, and compares.
 //! * [`tokens`]: who may do what.
 //! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
+//! * [`log`]: the log that an engine runs on; [`gaps`]: what it lost before a store had it.
 //! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
 //! * [`engine`]: puts the parts together for one machine.
 
@@ -27,8 +28,10 @@ pub mod costs;
 pub mod dedup;
 pub mod diagnostics;
 pub mod engine;
+pub mod gaps;
 mod housekeeping;
 pub mod ingest;
+pub mod log;
 pub mod materialize;
 pub mod metrics;
 pub mod pause;

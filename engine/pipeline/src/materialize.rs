@@ -16,12 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_log::{EventLog, LogError, ResumeError, check_resume};
+use arrow::record_batch::RecordBatch;
+use millrace_rows::schema::row_schema;
 use millrace_rows::{Cursor, Slice, Store, StoreError, StoreState};
 use millrace_timeline::Timeline;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::gaps::GapRequest;
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
 use crate::progress::{PartitionState, Progress};
@@ -45,7 +48,6 @@ pub struct CommitPolicy {
 }
 
 /// What a loop works with.
-#[derive(Clone)]
 pub struct Materializer {
     /// Gives the slices.
     pub processor: Arc<Processor>,
@@ -55,12 +57,16 @@ pub struct Materializer {
     pub metrics: Arc<Metrics>,
     /// Becomes true when the engine stops: the loop commits what is staged and returns.
     pub shutdown: watch::Receiver<bool>,
+    /// Asks to move past gaps of the log.
+    pub(crate) gaps: mpsc::Receiver<GapRequest>,
 }
 
 enum Ended {
     Shutdown,
     /// Revisions were appended: take them in, then go on.
     TimelineChanged,
+    /// A cursor was moved past a gap.
+    Moved,
 }
 
 impl Materializer {
@@ -72,7 +78,7 @@ impl Materializer {
             let began = Instant::now();
             match self.materialize(store.as_mut(), policy).await {
                 Ok(Ended::Shutdown) => return,
-                Ok(Ended::TimelineChanged) => {}
+                Ok(Ended::TimelineChanged | Ended::Moved) => {}
                 Err(error @ StoreError::Broken { .. }) => {
                     tracing::error!(store = name, %error, "the store has stopped");
                     let reason = error.to_string();
@@ -150,6 +156,11 @@ impl Materializer {
                 biased;
                 () = stopped(&mut self.shutdown) => Some(Ended::Shutdown),
                 Ok(()) = timeline.changed() => Some(Ended::TimelineChanged),
+                Some(request) = self.gaps.recv() => {
+                    self.commit(store).await?;
+                    self.move_past(store, request).await?;
+                    return Ok(Ended::Moved);
+                }
                 () = sleep_until(due) => None,
                 // Once every feeder has stopped this gives nothing more, and the loop waits for the others.
                 Some(slice) = slices.recv() => {
@@ -180,6 +191,35 @@ impl Materializer {
         self.metrics.store_committed(store.name(), began.elapsed());
         self.progress.report(store.name(), &state, self.processor.log().partitions());
         self.release().await;
+        Ok(())
+    }
+
+    /// Moves the cursor of a partition past a gap, in a commit that compares where it stands: with a slice that holds nothing.
+    async fn move_past(&self, store: &mut dyn Store, request: GapRequest) -> Result<(), StoreError> {
+        let GapRequest { partition, offsets, done } = request;
+        let state = store.load().await?;
+        let log = self.processor.log().id();
+        let stands = state.cursors.get(&partition).copied().unwrap_or(Cursor::start(log, 0));
+        if stands.log != log || stands.next != offsets.start {
+            // Whoever asked may be gone.
+            let _ = done.send(Err(format!("partition {partition} stands at {} by now", stands.next)));
+            return Ok(());
+        }
+        let slice = Slice {
+            partition,
+            first: offsets.start,
+            cursor: Cursor::start(log, offsets.end),
+            applied: state.applied,
+            rows: RecordBatch::new_empty(row_schema(&[])),
+            dead: Vec::new(),
+            read: 0,
+            marks: Arc::new([]),
+            dropped: 0,
+        };
+        store.stage(slice).await?;
+        let state = store.commit().await?;
+        self.progress.report(store.name(), &state, self.processor.log().partitions());
+        let _ = done.send(Ok(()));
         Ok(())
     }
 
@@ -318,10 +358,15 @@ impl Feeder {
 
 fn log_error(error: LogError) -> FeedError {
     match error {
-        LogError::Io { .. } => FeedError::Retry(error.to_string()),
+        error if error.is_temporary() => FeedError::Retry(error.to_string()),
+        LogError::Gap { .. } => FeedError::Stop(gap_reason(&error)),
         // The log closes when the engine stops, or after a failure that its own message explains.
         other => FeedError::Stop(other.to_string()),
     }
+}
+
+fn gap_reason(error: &LogError) -> String {
+    format!("{error}; their rows will be missing if you go on without them: `millrace gap accept`")
 }
 
 fn resume_error(error: ResumeError) -> FeedError {
@@ -334,6 +379,9 @@ fn resume_error(error: ResumeError) -> FeedError {
 fn slice_error(error: SliceError) -> FeedError {
     if let SliceError::Paused(reason) = error {
         return FeedError::Paused(reason);
+    }
+    if let SliceError::Log(gap @ LogError::Gap { .. }) = &error {
+        return FeedError::Stop(gap_reason(gap));
     }
     if error.is_transient() { FeedError::Retry(error.to_string()) } else { FeedError::Stop(error.to_string()) }
 }

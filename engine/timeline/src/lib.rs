@@ -9,13 +9,14 @@
 //! * [`chain`]: what a revision pins: everything that can change a row.
 //! * [`catalogue`]: where all of it is kept, with export and restore.
 //! * [`plugins`], [`tables`]: what chains refer to.
-//! * [`access`]: tokens, the audit trail, the pause.
+//! * [`access`]: tokens, the audit trail, the pause; [`gaps`]: what the log lost and who accepted it.
 
 pub mod access;
 pub mod catalogue;
 pub mod chain;
 mod export;
 pub mod filter;
+pub mod gaps;
 pub mod plugins;
 pub mod revision;
 pub mod tables;

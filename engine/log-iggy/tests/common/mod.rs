@@ -2,6 +2,8 @@
 //! it is not.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod proxy;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -27,6 +27,7 @@ use millrace_rows::canonical::{self, RowEncoder};
 use millrace_rows::schema::{EVENT_DATE, OFFSET, SUB};
 use millrace_rows::{Job, StoreError, StoreState};
 use millrace_timeline::Timeline;
+use millrace_timeline::gaps::GapEntry;
 use serde::Serialize;
 
 use crate::processor::{Processor, SliceError};
@@ -105,6 +106,8 @@ pub struct StoreReport {
     pub pending: u64,
     /// Offsets below the log's start.
     pub unverifiable: u64,
+    /// Of those, offsets in gaps that somebody accepted: the store never had their rows.
+    pub missing: u64,
     /// Rows and dead letters that are not as they must be.
     pub differences: u64,
 }
@@ -151,6 +154,7 @@ pub struct Verifier {
     pub(crate) processor: Arc<Processor>,
     pub(crate) history: HistoryReader,
     pub(crate) table: TableReader,
+    pub(crate) gaps: Vec<GapEntry>,
 }
 
 impl Verifier {
@@ -186,7 +190,12 @@ impl Verifier {
                 let place = self.place(store).await?;
                 upper = upper.min(place.state.cursors.get(&partition).map_or(0, |cursor| cursor.next));
                 let below = bounds.start.min(upper).saturating_sub(options.from.unwrap_or(0));
-                report.stores.entry(store).or_default().unverifiable += below;
+                let entry = report.stores.entry(store).or_default();
+                entry.unverifiable += below;
+                let of_store = self.gaps.iter().filter(|gap| gap.store == **store && gap.partition == partition);
+                entry.missing += of_store
+                    .map(|gap| gap.to.min(upper).saturating_sub(gap.from.max(options.from.unwrap_or(0))))
+                    .sum::<u64>();
             }
             upper = upper.min(options.to.unwrap_or(u64::MAX));
             upper_ends.insert(partition, upper);
