@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iggy::prelude::{
-    Client as _, Durability, Identifier, IggyByteSize, IggyError, StreamClient as _, TcpClient, TcpClientConfig,
+    Client as _, Durability, Identifier, IggyByteSize, IggyError, StreamClient as _, TcpClient,
     TopicClient as _, TopicCreateOptions,
 };
 use millrace_log_iggy::{IggyLog, Options};
@@ -39,12 +39,15 @@ pub async fn client(url: &str) -> TcpClient {
 /// A stream of one test; deleted at its end.
 pub struct Stream {
     pub url: String,
+    /// The server's HTTP interface, for what a server does not understand in the client library's words.
+    pub http: String,
     pub name: String,
 }
 
 impl Stream {
     pub fn new(url: String) -> Self {
-        Self { url, name: format!("test-{}", uuid::Uuid::new_v4().simple()) }
+        let http = std::env::var("MILLRACE_TEST_IGGY_HTTP").unwrap_or_else(|_| "http://127.0.0.1:3000".to_owned());
+        Self { url, http, name: format!("test-{}", uuid::Uuid::new_v4().simple()) }
     }
 
     /// Options of a log on the topic `events` of this stream.
@@ -74,7 +77,7 @@ impl Stream {
     }
 
     fn create_topic_over_http(&self, partitions: u32, segment_bytes: Option<u64>) {
-        let http = std::env::var("MILLRACE_TEST_IGGY_HTTP").unwrap_or_else(|_| "http://127.0.0.1:3000".to_owned());
+        let http = &self.http;
         let (user, password) =
             self.url.trim_start_matches("iggy://").split('@').next().unwrap().split_once(':').unwrap();
         let login = serde_json::json!({"username": user, "password": password});
@@ -116,8 +119,6 @@ impl Drop for Stream {
         let deleted = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let config = TcpClientConfig::default();
-                drop(config);
                 let client = client(&url).await;
                 let _ = client.delete_stream(&Identifier::named(&name).unwrap()).await;
                 std::io::Result::Ok(())
