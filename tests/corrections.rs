@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Audit, Rows, seed};
-use millrace_log::{EventLog as _, ReadLimit};
+use millrace_log::ReadLimit;
 use millrace_pipeline::correction::{Bound, ChangeSource, CorrectionError, CorrectionSource, RangeSource};
 use millrace_pipeline::engine::Engine;
 use millrace_pipeline::ingest::{Envelope, NewEvent};

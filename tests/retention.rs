@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{PATIENCE, event};
-use millrace_log::EventLog as _;
 use millrace_pipeline::engine::Engine;
 use millrace_pipeline::ingest::{Envelope, NewEvent};
 

@@ -17,7 +17,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_log::{EventLog as _, NewRecord, Record};
+use millrace_log::{NewRecord, Record};
 use millrace_pipeline::correction::{ChangeSource, CorrectionSource, RangeSource};
 use millrace_pipeline::engine::{Engine, EngineOptions};
 use millrace_pipeline::pipeline::{PluginSource, StepSource};

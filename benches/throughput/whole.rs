@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millrace_history::{EventFilter, PageRequest};
-use millrace_log::{EventLog as _, NewRecord, Record};
+use millrace_log::{NewRecord, Record};
 use millrace_pipeline::engine::{Engine, EngineOptions};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};

@@ -36,7 +36,7 @@ impl Client {
         if let Some(url) = &global.url {
             return Self::remote_with(url, global.token.clone(), global.ca_file.as_deref());
         }
-        if !config.data_dir.join("log").is_dir() {
+        if !config.data_dir.join("keyspace").is_dir() {
             bail!("there is no data in {}: give --data-dir, or --url of a running server", config.data_dir.display());
         }
         let engine = crate::serve::open_engine(config).await?;

@@ -88,9 +88,23 @@ impl Default for Http {
     }
 }
 
+/// Text that is never shown.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
+    pub url: Option<Hidden>,
+    pub stream: String,
+    pub topic: String,
     pub partitions: u32,
     pub segment_bytes: u64,
     #[serde(deserialize_with = "duration")]
@@ -102,6 +116,9 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self {
+            url: None,
+            stream: "millrace".to_owned(),
+            topic: "events".to_owned(),
             partitions: 4,
             segment_bytes: 64 * 1024 * 1024,
             retention: Duration::from_secs(30 * 24 * 3600),
@@ -116,12 +133,18 @@ impl Default for Log {
 pub struct Ingest {
     pub dedup_events: usize,
     pub in_flight_bytes_max: usize,
+    #[serde(deserialize_with = "duration")]
+    pub append_wait: Duration,
 }
 
 impl Default for Ingest {
     fn default() -> Self {
         let options = IngestOptions::default();
-        Self { dedup_events: options.dedup_events, in_flight_bytes_max: options.in_flight_bytes }
+        Self {
+            dedup_events: options.dedup_events,
+            in_flight_bytes_max: options.in_flight_bytes,
+            append_wait: options.append_wait,
+        }
     }
 }
 
@@ -235,8 +258,9 @@ impl Config {
                 Some(path) => {
                     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
                     // Deserializing from the text itself gives errors with line and column.
-                    toml::from_str::<Self>(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
-                    toml::from_str::<toml::Table>(&text)?
+                    toml::from_str::<Self>(&text)
+                        .map_err(|error| anyhow!("{}: {}", path.display(), masked(&error.to_string())))?;
+                    toml::from_str::<toml::Table>(&text).map_err(|error| anyhow!(masked(&error.to_string())))?
                 }
                 None => toml::Table::new(),
             };
@@ -263,6 +287,12 @@ impl Config {
 
     /// What one value can't tell by itself.
     fn check(&self) -> Result<()> {
+        #[cfg(not(feature = "iggy"))]
+        if self.log.url.is_some() {
+            bail!("log.url: this build has no Iggy: build it with the feature `iggy`, or leave the key out");
+        }
+        #[cfg(feature = "iggy")]
+        self.iggy()?;
         if self.http.tls_certificate.is_some() != self.http.tls_key.is_some() {
             bail!("http.tls_certificate and http.tls_key go together: give both files");
         }
@@ -328,6 +358,8 @@ impl Config {
                 clock: clock.clone(),
                 ..Default::default()
             },
+            #[cfg(feature = "iggy")]
+            iggy: self.iggy()?,
             keyspace: self.keyspace.options(self.history.cache_bytes),
             delta_path: self.delta.path.clone(),
             delta: millrace_delta::Options { checkpoint_every: self.delta.checkpoint_commits, ..Default::default() },
@@ -344,6 +376,7 @@ impl Config {
             ingest: IngestOptions {
                 dedup_events: self.ingest.dedup_events,
                 in_flight_bytes: self.ingest.in_flight_bytes_max,
+                append_wait: self.ingest.append_wait,
             },
             host: millrace_plugin_host::HostOptions {
                 bad_rows_max: self.pipeline.bad_rows_max,
@@ -366,7 +399,20 @@ impl Config {
 
     /// Whether other processes can share log and keyspace with this one.
     fn shared(&self) -> bool {
-        false
+        self.log.url.is_some() && self.keyspace.cluster_file.is_some()
+    }
+
+    /// The topic that is the log, if it is one.
+    #[cfg(feature = "iggy")]
+    fn iggy(&self) -> Result<Option<millrace_pipeline::log::iggy::Options>> {
+        let Some(Hidden(url)) = &self.log.url else { return Ok(None) };
+        let url = url.parse().context("log.url")?;
+        let options = millrace_pipeline::log::iggy::Options::new(url, &self.log.stream, &self.log.topic);
+        Ok(Some(millrace_pipeline::log::iggy::Options {
+            partitions: self.log.partitions,
+            retention: Some(self.log.retention),
+            ..options
+        }))
     }
 
     /// This program compiles plugins in a child of its own.
@@ -411,6 +457,20 @@ impl Step {
 /// Limits of a step: what is not named has its default.
 fn limits(table: &toml::Table) -> Result<Limits> {
     Ok(serde_json::from_value(serde_json::to_value(table)?)?)
+}
+
+/// A message without the secrets of the connection strings that it quotes.
+fn masked(message: &str) -> String {
+    let mut out = String::new();
+    let mut rest = message;
+    while let Some((before, after)) = rest.split_once("iggy://") {
+        out += before;
+        out += "iggy://***";
+        // Up to the host, or where there is none to the end of the line.
+        let line = after.find('\n').unwrap_or(after.len());
+        rest = &after[after[..line].rfind('@').unwrap_or(line)..];
+    }
+    out + rest
 }
 
 /// Sets one key of a table, from text: as TOML if the key takes that, else as a string.
@@ -481,6 +541,24 @@ mod tests {
         assert_eq!(config.data_dir, PathBuf::from("a"));
         assert_eq!(config.log.partitions, 3);
         assert_eq!(config.http.listen.port(), 3);
+    }
+
+    #[cfg(feature = "iggy")]
+    #[test]
+    fn the_secret_of_a_connection_string_is_never_shown() {
+        let url = "iggy://ops:hunter2@127.0.0.1:8090";
+        let config = load("", &[("MILLRACE_LOG__URL", url)], &[]).unwrap();
+        assert!(config.engine_options().unwrap().iggy.is_some());
+        assert!(!format!("{config:?}").contains("hunter2"));
+        for file in [
+            format!("[log]\nurl = {url}\n"),
+            format!("[log]\nurl = [\"{url}\"]\n"),
+            format!("[log]\nurl = \"{url}?no=1\"\n"),
+            "[log]\nurl = \"iggy://hunter2\"\n".to_owned(),
+        ] {
+            let error = format!("{:#}", load(&file, &[], &[]).unwrap_err());
+            assert!(!error.contains("hunter2") && error.contains("url"), "{error}");
+        }
     }
 
     #[test]

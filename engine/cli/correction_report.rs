@@ -12,7 +12,15 @@ pub fn show_report(report: &Value) -> String {
     let number = |value: &Value| thousands(value.as_u64().unwrap_or(0));
     let mut out = String::new();
     let _ = writeln!(out, "{} windows of the log, {} events", number(&report["windows"]), number(&report["records"]));
-    let names = ["rows_checked", "dead_letters_checked", "pending", "unverifiable", "verified_before", "differences"];
+    let names = [
+        "rows_checked",
+        "dead_letters_checked",
+        "pending",
+        "unverifiable",
+        "missing",
+        "verified_before",
+        "differences",
+    ];
     let rows: Vec<Vec<String>> = report["stores"]
         .as_object()
         .into_iter()
@@ -20,7 +28,7 @@ pub fn show_report(report: &Value) -> String {
         .map(|(store, found)| std::iter::once(store.clone()).chain(names.map(|name| number(&found[name]))).collect())
         .collect();
     out += &lay_out(
-        &["store", "rows", "dead letters", "pending", "unverifiable", "verified before", "differences"],
+        &["store", "rows", "dead letters", "pending", "unverifiable", "missing", "verified before", "differences"],
         &rows,
     );
     for difference in report["first"].as_array().into_iter().flatten() {

@@ -6,6 +6,7 @@ mod config;
 mod correction;
 mod correction_report;
 mod demo;
+mod gap;
 mod history;
 mod import;
 mod keyspace;
@@ -106,6 +107,11 @@ enum Command {
     Compact,
     /// Lists the events that reached no store, by step and code.
     DeadLetters,
+    /// Goes on behind records that the log's retention took before a store had them.
+    Gap {
+        #[command(subcommand)]
+        command: gap::GapCommand,
+    },
     /// Makes, builds, tests, measures, stores and lists plugins, and shows what they say.
     Plugin {
         #[command(subcommand)]
@@ -189,7 +195,9 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 #[tokio::main]
 async fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { global, command } = cli;
-    let default_filter = if matches!(command, Command::Serve { .. }) { "warn,millrace=info" } else { "warn" };
+    // What the client library of Iggy says of broken connections is told by the log itself.
+    let default_filter =
+        if matches!(command, Command::Serve { .. }) { "warn,iggy=off,millrace=info" } else { "warn,iggy=off" };
     let filter = EnvFilter::try_new(global.log_filter.as_deref().unwrap_or(default_filter)).context("--log-filter")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
@@ -259,6 +267,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::DeadLetters => {
             let client = Client::open(&global, &config, false).await?;
             let result = correction::dead_letters(&client, global.json).await;
+            client.close().await.and(result)?;
+        }
+        Command::Gap { command } => {
+            let client = Client::open(&global, &config, command.runs()).await?;
+            let result = gap::gap(&client, command, global.json).await;
             client.close().await.and(result)?;
         }
         Command::Plugin { command } => return plugin::plugin(&global, &config, command).await,

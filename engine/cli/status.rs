@@ -29,6 +29,9 @@ pub fn show(status: &Value) -> String {
     if let Some(reason) = status["paused"].as_str() {
         let _ = writeln!(out, "PAUSED    {reason}");
     }
+    if let Some(problem) = status["log"]["problem"].as_str() {
+        let _ = writeln!(out, "LOG       {problem}");
+    }
     let mut rows = Vec::new();
     let (mut jobs, mut problems) = (Vec::new(), Vec::new());
     for (name, store) in status["stores"].as_object().into_iter().flatten() {

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millrace_delta::reader::{ScanRequest, TableReader};
-use millrace_log::EventLog as _;
 use millrace_pipeline::engine::{Engine, EngineOptions};
 use millrace_rows::canonical::RowEncoder;
 use millrace_rows::schema::EVENT_DATE;
@@ -231,9 +230,14 @@ pub struct Audit {
 impl Audit {
     /// Reads everything in a data directory that no process works on.
     pub fn of(data_dir: &Path) -> Self {
+        Self::of_options(options(data_dir))
+    }
+
+    /// The same, with a log of one's own choice.
+    pub fn of_options(options: EngineOptions) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
         runtime.block_on(async {
-            let engine = Engine::open(options(data_dir)).await.expect("the engine opens");
+            let engine = Engine::open(options).await.expect("the engine opens");
             let audit = Self::of_engine(&engine).await;
             engine.stop().await.expect("the engine stops");
             audit
@@ -323,9 +327,14 @@ impl Audit {
 /// Lets the stores catch up, stops the server in order, and compares: both stores hold what the log says, and every
 /// acknowledged event once.
 pub fn assert_exactly_once(data_dir: &Path, server: Server, acknowledged: &HashSet<String>) {
+    assert_exactly_once_with(options(data_dir), server, acknowledged);
+}
+
+/// The same, with a log of one's own choice.
+pub fn assert_exactly_once_with(options: EngineOptions, server: Server, acknowledged: &HashSet<String>) {
     server.wait_caught_up();
     assert!(server.stop().success());
-    let audit = Audit::of(data_dir);
+    let audit = Audit::of_options(options);
     audit.assert_agree();
     for id in acknowledged {
         assert_eq!(audit.event_ids.get(id), Some(&1), "event {id} was acknowledged");

@@ -241,7 +241,7 @@ pub(crate) struct Group {
 pub(crate) async fn dead_letter_groups(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
     const PAGE: usize = 10_000;
     let mut groups = Groups::new();
-    for partition in 0..millrace_log::EventLog::partitions(api.engine.log()) {
+    for partition in 0..api.engine.log().partitions() {
         let mut from = Some(0);
         while let Some(at) = from {
             let page = api.engine.history().dead_letters(partition, at, PAGE).await;

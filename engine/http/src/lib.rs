@@ -6,6 +6,7 @@
 //! * [`plugins`], [`pipeline`]: what transforms are made of, and which are in force.
 //! * [`corrections`]: candidates for what is in the log already: previewed, and brought into force.
 //! * [`auth`], [`access`]: tokens, the audit trail, raw data.
+//! * [`gaps`]: what retention took before a store had it.
 //! * [`operate`]: status, dead letters, health, metrics.
 //!
 //! Requests are bounded: bodies by [`Limits`], bytes being written by the ingest, requests at a time by
@@ -15,6 +16,7 @@ pub mod access;
 pub mod auth;
 pub mod corrections;
 pub mod error;
+pub mod gaps;
 pub mod history;
 pub mod import;
 pub mod ingest;
@@ -111,6 +113,7 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/tables/{name}", get(plugins::table_versions))
         .route("/v1/pipeline", get(pipeline::show))
         .route("/v1/revisions", get(pipeline::revisions))
+        .route("/v1/gaps", get(gaps::list))
         .route("/v1/corrections", get(corrections::list))
         .route("/v1/corrections/{id}", get(corrections::one));
     let write_plugins = Router::new()
@@ -121,6 +124,7 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/tables/{name}/{version}", delete(plugins::delete_table));
     let write_pipeline = Router::new()
         .route("/v1/pipeline", put(pipeline::set))
+        .route("/v1/gaps", post(gaps::accept))
         .route("/v1/rebuilds", post(corrections::rebuild))
         .route("/v1/compactions", post(corrections::compact))
         .route("/v1/corrections", post(corrections::correct))

@@ -65,6 +65,13 @@ pub struct ReadLimit {
     pub bytes: usize,
 }
 
+impl LogError {
+    /// Whether the same may succeed after a pause, without anybody's help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Unavailable(_))
+    }
+}
+
 /// Why a log did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -103,6 +110,9 @@ pub enum LogError {
     /// A record or batch is too large or empty. Nothing was appended.
     #[error("record refused: {0}")]
     Refused(String),
+    /// The log's server can't be reached or does not answer. Nothing was appended. Try again after a pause.
+    #[error("the log is not available: {0}")]
+    Unavailable(String),
     /// The log is closed or stopped after a failure to write; restart to recover.
     #[error("the log is closed: {0}")]
     Closed(String),

@@ -5,8 +5,8 @@ use crate::{LogError, NewRecord, Receipt};
 /// Largest payload that a log takes, in bytes. Larger than the largest event that decodes (256 KiB), so that what a raw
 /// producer sent too large becomes a dead letter rather than a producer's puzzle.
 pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
-/// Largest encoded receipt, in bytes: Iggy takes 100 kB of headers.
-pub const RECEIPT_BYTES_MAX: usize = 96 * 1024;
+/// Largest encoded receipt, in bytes: Iggy takes 100 kB of headers, cut into values of 255 bytes with a name each.
+pub const RECEIPT_BYTES_MAX: usize = 88 * 1024;
 /// What a record counts beside its payload and receipt, in bytes: at least what an implementation keeps with it.
 pub const RECORD_OVERHEAD_BYTES: usize = 64;
 /// Most bytes of one append: payloads, receipts and [`RECORD_OVERHEAD_BYTES`] for each record.

@@ -1,7 +1,7 @@
-//! Puts the parts together for one machine: embedded log, a keyspace, local Delta table.
+//! Puts the parts together: the log and the keyspace, embedded or not, and the Delta table.
 //!
 //! ```text
-//! <data dir>/log/         the event log             <data dir>/keyspace/   device history and catalogue
+//! <data dir>/log/         the embedded event log    <data dir>/keyspace/   device history and catalogue
 //! <data dir>/delta/       the table, by default     <data dir>/aot/        compiled plugins: a cache
 //! <data dir>/secrets/     secrets that plugin configurations name
 //! ```
@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use millrace_delta::{DeltaStore, Maintainer, TableReader};
 use millrace_history::{HistoryReader, HistoryRewriter, HistoryStore};
-use millrace_log::embedded::EmbeddedLog;
-use millrace_log::{EventLog, LogError};
+use millrace_log::LogError;
 use millrace_plugin_host::{HostOptions, PluginHost};
 use millrace_rows::{Rewriter, Store, StoreError};
 use millrace_timeline::access::PauseEntry;
+use millrace_timeline::gaps::GapEntry;
 use millrace_timeline::{Catalogue, CatalogueError, Timeline};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -26,10 +26,12 @@ use crate::Clock;
 use crate::chains::Chains;
 use crate::diagnostics::{Diagnostics, DiagnosticsOptions};
 use crate::follow::Follower;
+use crate::gaps::{self, GapRequest};
 use crate::housekeeping;
 use crate::ingest::{Ingest, IngestOptions};
 use crate::keyspace::{KeyspaceOptions, OpenKeyspace};
 use crate::leases::{Duties, Keeper};
+use crate::log::Log;
 use crate::materialize::{CommitPolicy, Materializer};
 use crate::metrics::Metrics;
 use crate::pause::Pause;
@@ -50,8 +52,11 @@ pub const ROOT: &str = "millrace";
 pub struct EngineOptions {
     /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// The event log.
+    /// The embedded event log.
     pub log: millrace_log::embedded::Options,
+    /// A topic of Iggy as the log, instead of the embedded one.
+    #[cfg(feature = "iggy")]
+    pub iggy: Option<crate::log::iggy::Options>,
     /// The keyspace of history and catalogue.
     pub keyspace: KeyspaceOptions,
     /// The Delta table's place; `None`: `<data dir>/delta`.
@@ -90,6 +95,8 @@ impl EngineOptions {
         Self {
             data_dir: data_dir.into(),
             log: millrace_log::embedded::Options { clock: clock.clone(), ..Default::default() },
+            #[cfg(feature = "iggy")]
+            iggy: None,
             keyspace: Default::default(),
             delta_path: None,
             delta: Default::default(),
@@ -153,7 +160,7 @@ pub enum EngineError {
 
 /// An engine: log, stores, and the loops between them once started.
 pub struct Engine {
-    log: Arc<EmbeddedLog>,
+    log: Log,
     keyspace: OpenKeyspace,
     pub(crate) catalogue: Catalogue,
     pub(crate) secrets: Secrets,
@@ -190,6 +197,10 @@ pub struct Engine {
     rewriters: Mutex<Vec<Box<dyn Rewriter>>>,
     /// Where a store's loop is asked for a rebuild, by store.
     pub(crate) rebuilds: Mutex<BTreeMap<&'static str, mpsc::Sender<RebuildRequest>>>,
+    /// Where a store's loop is asked to move past a gap, by store.
+    pub(crate) gap_requests: Mutex<BTreeMap<&'static str, mpsc::Sender<GapRequest>>>,
+    /// Gaps that were accepted.
+    pub(crate) gaps: Mutex<Vec<GapEntry>>,
     shutdown: watch::Sender<bool>,
     loops: tokio::sync::Mutex<JoinSet<()>>,
     kept: Mutex<Vec<Box<dyn std::any::Any + Send>>>,
@@ -211,7 +222,13 @@ impl Engine {
     /// Opens or creates everything in the data directory. Nothing runs yet: see [`Engine::start`].
     pub async fn open(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
         let EngineOptions { data_dir, clock, .. } = options;
-        let log = Arc::new(EmbeddedLog::open(data_dir.join("log"), options.log)?);
+        #[cfg(feature = "iggy")]
+        let log = match options.iggy {
+            Some(iggy) => Log::Iggy(Arc::new(crate::log::iggy::IggyLog::open(iggy).await?)),
+            None => Log::embedded(&data_dir, options.log)?,
+        };
+        #[cfg(not(feature = "iggy"))]
+        let log = Log::embedded(&data_dir, options.log)?;
         let keyspace = OpenKeyspace::open(&data_dir, options.keyspace).await?;
         let shared_keyspace = keyspace.shared();
         let catalogue = Catalogue::open(shared_keyspace.clone(), ROOT).await?;
@@ -251,7 +268,8 @@ impl Engine {
             None => Duties::nothing(),
         };
         let diagnostics = Arc::new(Diagnostics::new(options.diagnostics, clock.clone()));
-        let shared_log: Arc<dyn EventLog> = log.clone();
+        let gaps = catalogue.gaps().await?;
+        let shared_log = log.shared();
         let processor = Arc::new(Processor::new(
             shared_log.clone(),
             chains,
@@ -293,6 +311,8 @@ impl Engine {
             stores: Mutex::new(stores),
             rewriters: Mutex::new(rewriters),
             rebuilds: Mutex::default(),
+            gap_requests: Mutex::default(),
+            gaps: Mutex::new(gaps),
             shutdown: watch::Sender::new(false),
             loops: tokio::sync::Mutex::default(),
             kept: Mutex::default(),
@@ -311,7 +331,10 @@ impl Engine {
         let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
         let mut loops = self.loops.lock().await;
         for (store, policy) in stores {
+            let (sender, gaps) = mpsc::channel(gaps::REQUESTS_MAX);
+            self.gap_requests.lock().unwrap_or_else(PoisonError::into_inner).insert(store.name(), sender);
             let materializer = Materializer {
+                gaps,
                 processor: self.processor.clone(),
                 progress: self.progress.clone(),
                 metrics: self.metrics.clone(),
@@ -400,7 +423,7 @@ impl Engine {
 
     /// Offsets past the last record of each partition.
     pub async fn log_ends(&self) -> Result<BTreeMap<u32, u64>, EngineError> {
-        let bounds = status::bounds(self.log.as_ref()).await?;
+        let bounds = status::bounds(&*self.log).await?;
         Ok((0..).zip(bounds.iter().map(|bounds| bounds.end)).collect())
     }
 
@@ -412,15 +435,22 @@ impl Engine {
 
     /// What an operator sees.
     pub async fn status(&self) -> Result<Status, EngineError> {
-        let bounds = status::bounds(self.log.as_ref()).await?;
-        let stores = status::stores(self.log.as_ref(), &bounds, self.progress.snapshot(), (self.clock)()).await?;
+        let (bounds, problem) = match (status::bounds(&*self.log).await, self.log.last_bounds()) {
+            (Ok(bounds), _) => (bounds, None),
+            // The stores go on with what they have: an operator sees how far they are.
+            (Err(error), Some(bounds)) => (bounds, Some(error.to_string())),
+            (Err(error), None) => return Err(error.into()),
+        };
+        let asked = problem.is_none().then_some(&*self.log);
+        let stores = status::stores(asked, &bounds, self.progress.snapshot(), (self.clock)()).await?;
         let timeline = self.timeline.borrow().clone();
         let chain = timeline.current();
         let steps = chain.map(|revision| revision.chain.steps.iter().map(|step| step.plugin.to_string()).collect());
         let pause = self.processor.pause().get();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION"),
-            log: LogStatus { id: self.log.id(), partitions: bounds },
+            log: LogStatus { id: self.log.id(), partitions: bounds, problem },
+            gaps: self.accepted_gaps(),
             revision: timeline.head(),
             chain: steps.unwrap_or_default(),
             paused: pause.as_ref().map(|pause| pause.reason.clone()),
@@ -471,6 +501,7 @@ impl Engine {
             history: self.history.clone(),
             table: self.table.clone(),
             catalogue: self.catalogue.clone(),
+            gaps: self.accepted_gaps(),
         }
     }
 
@@ -523,7 +554,7 @@ impl Engine {
     }
 
     /// The log.
-    pub fn log(&self) -> &EmbeddedLog {
+    pub fn log(&self) -> &Log {
         &self.log
     }
 

@@ -1,15 +1,14 @@
 //! What is done on a timer, beside the stores' loops: the log's retention, the table's maintenance.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_delta::Maintainer;
-use millrace_log::embedded::EmbeddedLog;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::Clock;
 use crate::leases::{Duties, Duty};
+use crate::log::Log;
 
 /// Time between two looks at the log's retention.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
@@ -20,7 +19,7 @@ const MAINTAIN_EVERY: Duration = Duration::from_secs(3600);
 ///
 /// The table is maintained by the worker whose duty it is.
 pub(crate) async fn run(
-    log: Arc<EmbeddedLog>,
+    log: Log,
     table: Maintainer,
     clock: Clock,
     duties: Duties,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -21,11 +22,14 @@ pub struct IngestOptions {
     pub dedup_events: usize,
     /// Most payload bytes being appended at a time; further requests are told to come again.
     pub in_flight_bytes: usize,
+    /// Longest wait of a request for the log. The append goes on, its events stay claimed, and a repeat of them waits for
+    /// what became of it: a log that is down for long does not make an event that it took come twice.
+    pub append_wait: Duration,
 }
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self { dedup_events: 500_000, in_flight_bytes: 64 * 1024 * 1024 }
+        Self { dedup_events: 500_000, in_flight_bytes: 64 * 1024 * 1024, append_wait: Duration::from_secs(30) }
     }
 }
 
@@ -81,6 +85,7 @@ pub struct Ingest {
     window: Arc<Window>,
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
+    append_wait: Duration,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -106,7 +111,15 @@ impl Ingest {
         let window = Arc::new(Window::new(options.dedup_events));
         fill_from_tail(log.as_ref(), &window, options.dedup_events).await?;
         let in_flight_max = options.in_flight_bytes.clamp(1024, Semaphore::MAX_PERMITS);
-        Ok(Self { log, window, in_flight: Arc::new(Semaphore::new(in_flight_max)), in_flight_max, clock, metrics })
+        Ok(Self {
+            log,
+            window,
+            in_flight: Arc::new(Semaphore::new(in_flight_max)),
+            in_flight_max,
+            append_wait: options.append_wait,
+            clock,
+            metrics,
+        })
     }
 
     /// Appends events and gives, for each in order, what became of it. Events that are bad do not keep the others from
@@ -146,9 +159,19 @@ impl Ingest {
         }
         let (indexes, good): (Vec<usize>, Vec<Checked>) = good.into_iter().unzip();
         let append = append_once(self.log.clone(), self.window.clone(), good, permit);
-        if let Ok(appended) = tokio::spawn(append).await {
-            for (index, result) in indexes.into_iter().zip(appended) {
-                results[index] = result;
+        match tokio::time::timeout(self.append_wait, tokio::spawn(append)).await {
+            Ok(Ok(appended)) => {
+                for (index, result) in indexes.into_iter().zip(appended) {
+                    results[index] = result;
+                }
+            }
+            // It panicked: the results are those of before.
+            Ok(Err(_)) => {}
+            Err(_) => {
+                let late = "the log has not answered in time: send again, what it took will be known";
+                for index in indexes {
+                    results[index] = Err(IngestError::Unavailable(late.into()));
+                }
             }
         }
         self.count(&results);

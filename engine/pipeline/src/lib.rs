@@ -19,6 +19,7 @@
 //! * [`tokens`]: who may do what.
 //! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
 //! * [`leases`]: which of several workers does what; [`roles`]: what a process does at all.
+//! * [`log`]: the log that an engine runs on; [`gaps`]: what it lost before a store had it.
 //! * [`progress`]: how far each store has come, for status, metrics and the log's retention.
 //! * [`keyspace`]: which keyspace history and catalogue are in.
 //! * [`engine`]: puts the parts together for one machine.
@@ -30,10 +31,12 @@ pub mod dedup;
 pub mod diagnostics;
 pub mod engine;
 mod follow;
+pub mod gaps;
 mod housekeeping;
 pub mod ingest;
 pub mod keyspace;
 pub mod leases;
+pub mod log;
 pub mod materialize;
 pub mod metrics;
 pub mod pause;

@@ -15,13 +15,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::record_batch::RecordBatch;
 use millrace_log::{EventLog, LogError, ResumeError, check_resume};
+use millrace_rows::schema::row_schema;
 use millrace_rows::{Cursor, Slice, Store, StoreError, StoreState};
 use millrace_timeline::Timeline;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::gaps::GapRequest;
 use crate::leases::{Duties, LOOK_AGAIN};
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
@@ -46,7 +49,6 @@ pub struct CommitPolicy {
 }
 
 /// What a loop works with.
-#[derive(Clone)]
 pub struct Materializer {
     /// Gives the slices.
     pub processor: Arc<Processor>,
@@ -58,12 +60,14 @@ pub struct Materializer {
     pub duties: Duties,
     /// Becomes true when the engine stops: the loop commits what is staged and returns.
     pub shutdown: watch::Receiver<bool>,
+    /// Asks to move past gaps of the log.
+    pub(crate) gaps: mpsc::Receiver<GapRequest>,
 }
 
 enum Ended {
     Shutdown,
-    /// Revisions were appended, or other partitions are this worker's, or another worker may have moved the store on:
-    /// begin again with the durable state.
+    /// Revisions were appended, or other partitions are this worker's, or another worker may have moved the store on, or a
+    /// cursor was moved past a gap: begin again with the durable state.
     Again,
 }
 
@@ -159,6 +163,11 @@ impl Materializer {
                 Ok(()) = timeline.changed() => Some(Ended::Again),
                 () = self.duties.changed() => Some(Ended::Again),
                 () = sleep_until(look_again) => Some(Ended::Again),
+                Some(request) = self.gaps.recv() => {
+                    self.commit(store).await?;
+                    self.move_past(store, request).await?;
+                    return Ok(Ended::Again);
+                }
                 () = sleep_until(due) => None,
                 // Once every feeder has stopped this gives nothing more, and the loop waits for the others.
                 Some(slice) = slices.recv() => {
@@ -189,6 +198,35 @@ impl Materializer {
         self.metrics.store_committed(store.name(), began.elapsed());
         self.progress.report(store.name(), &state, self.processor.log().partitions());
         self.release().await;
+        Ok(())
+    }
+
+    /// Moves the cursor of a partition past a gap, in a commit that compares where it stands: with a slice that holds nothing.
+    async fn move_past(&self, store: &mut dyn Store, request: GapRequest) -> Result<(), StoreError> {
+        let GapRequest { partition, offsets, done } = request;
+        let state = store.load().await?;
+        let log = self.processor.log().id();
+        let stands = state.cursors.get(&partition).copied().unwrap_or(Cursor::start(log, 0));
+        if stands.log != log || stands.next != offsets.start {
+            // Whoever asked may be gone.
+            let _ = done.send(Err(format!("partition {partition} stands at {} by now", stands.next)));
+            return Ok(());
+        }
+        let slice = Slice {
+            partition,
+            first: offsets.start,
+            cursor: Cursor::start(log, offsets.end),
+            applied: state.applied,
+            rows: RecordBatch::new_empty(row_schema(&[])),
+            dead: Vec::new(),
+            read: 0,
+            marks: Arc::new([]),
+            dropped: 0,
+        };
+        store.stage(slice).await?;
+        let state = store.commit().await?;
+        self.progress.report(store.name(), &state, self.processor.log().partitions());
+        let _ = done.send(Ok(()));
         Ok(())
     }
 
@@ -327,10 +365,15 @@ impl Feeder {
 
 fn log_error(error: LogError) -> FeedError {
     match error {
-        LogError::Io { .. } => FeedError::Retry(error.to_string()),
+        error if error.is_temporary() => FeedError::Retry(error.to_string()),
+        LogError::Gap { .. } => FeedError::Stop(gap_reason(&error)),
         // The log closes when the engine stops, or after a failure that its own message explains.
         other => FeedError::Stop(other.to_string()),
     }
+}
+
+fn gap_reason(error: &LogError) -> String {
+    format!("{error}; their rows will be missing if you go on without them: `millrace gap accept`")
 }
 
 fn resume_error(error: ResumeError) -> FeedError {
@@ -343,6 +386,9 @@ fn resume_error(error: ResumeError) -> FeedError {
 fn slice_error(error: SliceError) -> FeedError {
     if let SliceError::Paused(reason) = error {
         return FeedError::Paused(reason);
+    }
+    if let SliceError::Log(gap @ LogError::Gap { .. }) = &error {
+        return FeedError::Stop(gap_reason(gap));
     }
     if error.is_transient() { FeedError::Retry(error.to_string()) } else { FeedError::Stop(error.to_string()) }
 }

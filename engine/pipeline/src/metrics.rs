@@ -17,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::costs::Costs;
 use crate::keyspace::KeyspaceStats;
+use crate::log::LogStats;
 use crate::progress::{JobProgress, PartitionState};
 use crate::status::Status;
 
@@ -182,7 +183,7 @@ pub(crate) struct Gauges {
     pub(crate) cached_bytes: u64,
     pub(crate) ingest_bytes: u64,
     pub(crate) dedup_events: u64,
-    pub(crate) log: millrace_log::embedded::Stats,
+    pub(crate) log: LogStats,
     pub(crate) keyspace: KeyspaceStats,
     pub(crate) table: MaintenanceCounts,
     /// Entries, bytes and suppressed lines of the protected buffer.
@@ -217,6 +218,11 @@ impl Metrics {
         gauge("chain_paused", "1 while the chain is paused", u64::from(status.paused.is_some()));
         gauge("revision", "Highest revision of the timeline", status.revision);
 
+        of_log(&mut registry, &gauges.log);
+        let up = u64::from(status.log.problem.is_none());
+        let log_up: Gauge = Gauge::default();
+        log_up.set(up as i64);
+        registry.register("log_up", "0 while the log does not answer", log_up);
         parts(&mut registry, gauges);
         self.plugins(&mut registry, gauges);
 
@@ -295,29 +301,13 @@ impl Metrics {
     }
 }
 
-/// What log, keyspace and table say of themselves.
+/// What keyspace and table say of themselves.
 fn parts(registry: &mut Registry, gauges: &Gauges) {
-    let mut gauge = |name: &str, help: &str, value: u64| {
-        let gauge: Gauge = Gauge::default();
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        registry.register(name, help, gauge);
-    };
-    let log = |of: fn(&millrace_log::embedded::PartitionStats) -> u64| gauges.log.partitions.iter().map(of).sum();
-    gauge("log_bytes", "Bytes of all segments", gauges.log.bytes);
-    gauge("log_queue_bytes", "Bytes of appends that wait to be written", gauges.log.queue_bytes as u64);
-    gauge("log_segments", "Segments", log(|p| p.segments));
-    gauge("log_closed_partitions", "Partitions that take no more appends", log(|p| u64::from(p.closed)));
-
     let mut counter = |name: &str, help: &str, value: u64| {
         let counter: Counter = Counter::default();
         counter.inc_by(value);
         registry.register(name, help, counter);
     };
-    counter("log_appends", "Appends acknowledged", log(|p| p.appends));
-    counter("log_frames", "Group commits written", log(|p| p.frames));
-    counter("log_fsyncs", "Calls of fsync on segments", log(|p| p.fsyncs));
-    counter("log_trimmed_segments", "Segments trimmed", log(|p| p.trimmed));
-    counter("log_trimmed_early", "Segments trimmed before their age, for the disk budget", gauges.log.trimmed_early);
     counter("table_checkpoints", "Checkpoints of the Delta table", gauges.table.checkpoints);
     counter("table_orphans_removed", "Files that no log entry mentions, removed", gauges.table.orphans_removed);
     counter("table_compactions", "Commits that put files together", gauges.table.compactions);
@@ -328,7 +318,7 @@ fn parts(registry: &mut Registry, gauges: &Gauges) {
 
 /// What a keyspace says of itself. A cluster has its own monitoring: of it only what this process did.
 fn keyspace(registry: &mut Registry, stats: KeyspaceStats) {
-    let (gauges, counters): (Vec<_>, Vec<_>) = match stats {
+    let (gauges, counters): (Numbers, Numbers) = match stats {
         KeyspaceStats::Embedded(stats) => {
             let up = u64::from(stats.is_some());
             let stats = stats.unwrap_or_default();
@@ -359,6 +349,13 @@ fn keyspace(registry: &mut Registry, stats: KeyspaceStats) {
         }
         KeyspaceStats::Shared => (Vec::new(), Vec::new()),
     };
+    numbers(registry, gauges, counters);
+}
+
+type Numbers = Vec<(&'static str, &'static str, u64)>;
+
+/// Registers what stands and what grows, each as name, help and value.
+fn numbers(registry: &mut Registry, gauges: Numbers, counters: Numbers) {
     for (name, help, value) in gauges {
         let gauge: Gauge = Gauge::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -369,6 +366,44 @@ fn keyspace(registry: &mut Registry, stats: KeyspaceStats) {
         counter.inc_by(value);
         registry.register(name, help, counter);
     }
+}
+
+/// What the log says of itself: as name, help and value, what stands and what grows.
+fn of_log(registry: &mut Registry, stats: &LogStats) {
+    let (gauges, counters): (Numbers, Numbers) = match stats {
+        LogStats::Embedded(stats) => {
+            let sum = |of: fn(&millrace_log::embedded::PartitionStats) -> u64| stats.partitions.iter().map(of).sum();
+            let gauges = vec![
+                ("log_bytes", "Bytes of all segments", stats.bytes),
+                ("log_queue_bytes", "Bytes of appends that wait to be written", stats.queue_bytes as u64),
+                ("log_segments", "Segments", sum(|p| p.segments)),
+                ("log_closed_partitions", "Partitions that take no more appends", sum(|p| u64::from(p.closed))),
+            ];
+            let counters = vec![
+                ("log_appends", "Appends acknowledged", sum(|p| p.appends)),
+                ("log_frames", "Group commits written", sum(|p| p.frames)),
+                ("log_fsyncs", "Calls of fsync on segments", sum(|p| p.fsyncs)),
+                ("log_trimmed_segments", "Segments trimmed", sum(|p| p.trimmed)),
+                ("log_trimmed_early", "Segments trimmed before their age, for the disk budget", stats.trimmed_early),
+            ];
+            (gauges, counters)
+        }
+        #[cfg(feature = "iggy")]
+        LogStats::Iggy(stats) => {
+            let gauges = vec![("log_queue_bytes", "Bytes of appends that wait to be written", stats.queue_bytes)];
+            let counters = vec![
+                ("log_appends", "Appends acknowledged", stats.appends),
+                ("log_frames", "Group commits written", stats.batches),
+                ("log_unknown", "Batches that had no answer", stats.unknown),
+                ("log_unknown_found", "Of those, batches that were found in the log", stats.found),
+                ("log_sent_again", "Batches that were sent again, since they were not there", stats.sent_again),
+                ("log_connections", "Connections made to the log's server", stats.connections),
+                ("log_unreadable_receipts", "Records whose receipt can't be read", stats.unreadable_receipts),
+            ];
+            (gauges, counters)
+        }
+    };
+    numbers(registry, gauges, counters);
 }
 
 /// Resident memory of this process; 0 where the system does not tell.

@@ -90,7 +90,10 @@ impl From<arrow::error::ArrowError> for SliceError {
 impl SliceError {
     /// Whether trying again later can help without anybody's doing.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Log(LogError::Io { .. }) | Self::Chain(ChainBuildError::Catalogue(_)) | Self::Host(_))
+        match self {
+            Self::Log(error) => error.is_temporary(),
+            other => matches!(other, Self::Chain(ChainBuildError::Catalogue(_)) | Self::Host(_)),
+        }
     }
 }
 

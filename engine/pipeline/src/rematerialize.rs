@@ -370,7 +370,7 @@ impl Engine {
     /// Tells the log what must stay.
     pub(crate) async fn hold_log(&self) {
         let timeline = self.timeline.borrow().clone();
-        release(self.progress(), &timeline, self.log()).await;
+        release(self.progress(), &timeline, &**self.log()).await;
     }
 }
 

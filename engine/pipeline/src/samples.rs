@@ -6,7 +6,7 @@
 use arrow::array::{Array as _, AsArray as _};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
-use millrace_log::{EventLog as _, LogError, ReadLimit};
+use millrace_log::{LogError, ReadLimit};
 use millrace_plugin_host::{Chain, Limits, StepSpec};
 use millrace_rows::ColumnType;
 use millrace_rows::schema::BASE;

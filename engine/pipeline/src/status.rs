@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use millrace_log::{EventLog, LogError, ReadLimit};
 use millrace_rows::LogId;
 use millrace_timeline::access::PauseEntry;
+use millrace_timeline::gaps::GapEntry;
 use serde::Serialize;
 
 use crate::leases::Duty;
@@ -31,6 +32,9 @@ pub struct Status {
     /// This process, where several share the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerStatus>,
+    /// Gaps of the log that somebody accepted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<GapEntry>,
 }
 
 /// The state of the log.
@@ -40,6 +44,9 @@ pub struct LogStatus {
     pub id: LogId,
     /// Bounds of each partition, by number.
     pub partitions: Vec<PartitionBounds>,
+    /// Why the log does not answer, while it does not: bounds are then those last seen, and ages are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// What a partition holds.
@@ -107,9 +114,9 @@ pub(crate) async fn bounds(log: &dyn EventLog) -> Result<Vec<PartitionBounds>, L
     Ok(partitions)
 }
 
-/// Where each store stands against the log's ends.
+/// Where each store stands against the log's ends. Without a log to ask the age of what waits is 0.
 pub(crate) async fn stores(
-    log: &dyn EventLog,
+    log: Option<&dyn EventLog>,
     bounds: &[PartitionBounds],
     progress: Snapshot,
     now_us: i64,
@@ -121,9 +128,9 @@ pub(crate) async fn stores(
             let unknown = PartitionProgress { next: 0, state: PartitionState::Running };
             let PartitionProgress { next, state } = store.partitions.get(&partition).cloned().unwrap_or(unknown);
             let lag_events = bounds.end.saturating_sub(next);
-            let lag_seconds = match lag_events {
-                0 => 0.0,
-                _ => waiting_seconds(log, partition, next.max(bounds.first), now_us).await?,
+            let lag_seconds = match log {
+                Some(log) if lag_events > 0 => waiting_seconds(log, partition, next.max(bounds.first), now_us).await?,
+                _ => 0.0,
             };
             partitions.push(PartitionStatus {
                 partition,
@@ -150,8 +157,11 @@ pub(crate) async fn stores(
 /// How long the record at `offset` has been in the log.
 async fn waiting_seconds(log: &dyn EventLog, partition: u32, offset: u64, now_us: i64) -> Result<f64, LogError> {
     let records = match log.read(partition, offset, ReadLimit { records: 1, bytes: 1 }).await {
-        // Retention may pass between the reading of the bounds and this.
-        Err(LogError::Gap { .. }) => return Ok(0.0),
+        // Retention may pass between the reading of the bounds and this, and a server may go away. A partition that
+        // stopped says so by itself.
+        Err(LogError::Gap { .. } | LogError::Unavailable(_) | LogError::PastEnd { .. } | LogError::Unusable(_)) => {
+            return Ok(0.0);
+        }
         other => other?,
     };
     Ok(records.first().map_or(0.0, |record| (now_us - record.appended_at_us).max(0) as f64 / 1e6))

@@ -16,6 +16,7 @@
 //! ("audit", number)               AuditEntry, the newest AUDIT_ENTRIES_MAX of them
 //! ("audit-next")                  number of the next one
 //! ("pause")                       PauseEntry, while the chain stands
+//! ("gap", partition, from, store)  GapEntry: records that retention took before the store had them
 //! ```
 //! Revisions are appended with a compare on their own key (absent) and the one before (there), so two writers can't
 //! both append number n.

@@ -9,7 +9,7 @@
 //! * [`chain`]: what a revision pins: everything that can change a row.
 //! * [`catalogue`]: where all of it is kept, with export and restore.
 //! * [`plugins`], [`tables`]: what chains refer to.
-//! * [`access`]: tokens, the audit trail, the pause.
+//! * [`access`]: tokens, the audit trail, the pause; [`gaps`]: what the log lost and who accepted it.
 //! * [`leases`]: which worker does what.
 //! * [`verified`]: what a verification has vouched for.
 
@@ -18,6 +18,7 @@ pub mod catalogue;
 pub mod chain;
 mod export;
 pub mod filter;
+pub mod gaps;
 pub mod leases;
 pub mod plugins;
 pub mod revision;

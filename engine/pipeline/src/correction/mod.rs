@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use millrace_log::{EventLog as _, LogError};
+use millrace_log::LogError;
 use millrace_plugin_host::OnError;
 use millrace_rows::ColumnType;
 use millrace_rows::schema::BASE;

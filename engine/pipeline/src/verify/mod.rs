@@ -28,6 +28,7 @@ use millrace_log::LogError;
 use millrace_rows::canonical;
 use millrace_rows::schema::EVENT_DATE;
 use millrace_rows::{Job, StoreError, StoreState};
+use millrace_timeline::gaps::GapEntry;
 use millrace_timeline::verified::Verified;
 use millrace_timeline::{Catalogue, CatalogueError, Timeline};
 use serde::Serialize;
@@ -115,6 +116,8 @@ pub struct StoreReport {
     pub unverifiable: u64,
     /// Offsets that an earlier verification found as they must be, and that nothing has made again since.
     pub verified_before: u64,
+    /// Of those, offsets in gaps that somebody accepted: the store never had their rows.
+    pub missing: u64,
     /// Rows and dead letters that are not as they must be.
     pub differences: u64,
 }
@@ -163,6 +166,7 @@ pub struct Verifier {
     pub(crate) history: HistoryReader,
     pub(crate) table: TableReader,
     pub(crate) catalogue: Catalogue,
+    pub(crate) gaps: Vec<GapEntry>,
 }
 
 impl Verifier {
@@ -199,7 +203,12 @@ impl Verifier {
                 let place = self.place(store).await?;
                 upper = upper.min(place.state.cursors.get(&partition).map_or(0, |cursor| cursor.next));
                 let below = bounds.start.min(upper).saturating_sub(options.from.unwrap_or(0));
-                report.stores.entry(store).or_default().unverifiable += below;
+                let entry = report.stores.entry(store).or_default();
+                entry.unverifiable += below;
+                let of_store = self.gaps.iter().filter(|gap| gap.store == **store && gap.partition == partition);
+                entry.missing += of_store
+                    .map(|gap| gap.to.min(upper).saturating_sub(gap.from.max(options.from.unwrap_or(0))))
+                    .sum::<u64>();
             }
             for subject in &mut subjects {
                 let begin = subject.from.entry(partition).or_default();
