@@ -360,6 +360,7 @@ impl Config {
             },
             #[cfg(feature = "iggy")]
             iggy: self.iggy()?,
+            shared_log: None,
             keyspace: self.keyspace.options(self.history.cache_bytes),
             delta_path: self.delta.path.clone(),
             delta: millrace_delta::Options { checkpoint_every: self.delta.checkpoint_commits, ..Default::default() },

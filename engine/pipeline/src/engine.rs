@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use millrace_delta::{DeltaStore, Maintainer, TableReader};
 use millrace_history::{HistoryReader, HistoryRewriter, HistoryStore};
-use millrace_log::LogError;
+use millrace_log::{EventLog, LogError};
 use millrace_plugin_host::{HostOptions, PluginHost};
 use millrace_rows::{Rewriter, Store, StoreError};
 use millrace_timeline::access::PauseEntry;
@@ -57,6 +57,8 @@ pub struct EngineOptions {
     /// A topic of Iggy as the log, instead of the embedded one.
     #[cfg(feature = "iggy")]
     pub iggy: Option<crate::log::iggy::Options>,
+    /// A log that is open already, instead of another: for tests of several engines over one.
+    pub shared_log: Option<Arc<dyn EventLog>>,
     /// The keyspace of history and catalogue.
     pub keyspace: KeyspaceOptions,
     /// The Delta table's place; `None`: `<data dir>/delta`.
@@ -97,6 +99,7 @@ impl EngineOptions {
             log: millrace_log::embedded::Options { clock: clock.clone(), ..Default::default() },
             #[cfg(feature = "iggy")]
             iggy: None,
+            shared_log: None,
             keyspace: Default::default(),
             delta_path: None,
             delta: Default::default(),
@@ -220,15 +223,9 @@ async fn check_stores_are_new(stores: &mut [(Box<dyn Store>, CommitPolicy)]) -> 
 
 impl Engine {
     /// Opens or creates everything in the data directory. Nothing runs yet: see [`Engine::start`].
-    pub async fn open(options: EngineOptions) -> Result<Arc<Self>, EngineError> {
-        let EngineOptions { data_dir, clock, .. } = options;
-        #[cfg(feature = "iggy")]
-        let log = match options.iggy {
-            Some(iggy) => Log::Iggy(Arc::new(crate::log::iggy::IggyLog::open(iggy).await?)),
-            None => Log::embedded(&data_dir, options.log)?,
-        };
-        #[cfg(not(feature = "iggy"))]
-        let log = Log::embedded(&data_dir, options.log)?;
+    pub async fn open(mut options: EngineOptions) -> Result<Arc<Self>, EngineError> {
+        let (data_dir, clock) = (options.data_dir.clone(), options.clock.clone());
+        let log = Log::open(&mut options).await?;
         let keyspace = OpenKeyspace::open(&data_dir, options.keyspace).await?;
         let shared_keyspace = keyspace.shared();
         let catalogue = Catalogue::open(shared_keyspace.clone(), ROOT).await?;

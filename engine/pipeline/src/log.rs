@@ -4,7 +4,6 @@
 //! carry out, numbers for metrics, closing.
 
 use std::ops::Deref;
-use std::path::Path;
 use std::sync::Arc;
 
 #[cfg(feature = "iggy")]
@@ -13,6 +12,7 @@ pub use millrace_log_iggy as iggy;
 use millrace_log::embedded::{self, EmbeddedLog, Trimmed};
 use millrace_log::{EventLog, LogError};
 
+use crate::engine::EngineOptions;
 use crate::status::PartitionBounds;
 
 /// The log, shared by all parts of an engine.
@@ -23,6 +23,8 @@ pub enum Log {
     /// A topic of Iggy.
     #[cfg(feature = "iggy")]
     Iggy(Arc<iggy::IggyLog>),
+    /// One that is open already, and stays open when the engine stops: for tests of several engines over one log.
+    Shared(Arc<dyn EventLog>),
 }
 
 /// What a log says of itself.
@@ -30,11 +32,22 @@ pub(crate) enum LogStats {
     Embedded(embedded::Stats),
     #[cfg(feature = "iggy")]
     Iggy(iggy::Stats),
+    /// Nothing.
+    Shared,
 }
 
 impl Log {
-    pub(crate) fn embedded(data_dir: &Path, options: embedded::Options) -> Result<Self, LogError> {
-        Ok(Self::Embedded(Arc::new(EmbeddedLog::open(data_dir.join("log"), options)?)))
+    /// Opens the log that the options name.
+    pub(crate) async fn open(options: &mut EngineOptions) -> Result<Self, LogError> {
+        if let Some(shared) = options.shared_log.take() {
+            return Ok(Self::Shared(shared));
+        }
+        #[cfg(feature = "iggy")]
+        if let Some(iggy) = options.iggy.take() {
+            return Ok(Self::Iggy(Arc::new(iggy::IggyLog::open(iggy).await?)));
+        }
+        let embedded = std::mem::take(&mut options.log);
+        Ok(Self::Embedded(Arc::new(EmbeddedLog::open(options.data_dir.join("log"), embedded)?)))
     }
 
     /// The log as all implementations have it.
@@ -43,6 +56,7 @@ impl Log {
             Self::Embedded(log) => log.clone(),
             #[cfg(feature = "iggy")]
             Self::Iggy(log) => log.clone(),
+            Self::Shared(log) => log.clone(),
         }
     }
 
@@ -55,6 +69,7 @@ impl Log {
             Self::Embedded(log) => log.trim(now_us).await,
             #[cfg(feature = "iggy")]
             Self::Iggy(_) => Ok(Trimmed::default()),
+            Self::Shared(_) => Ok(Trimmed::default()),
         }
     }
 
@@ -63,13 +78,14 @@ impl Log {
             Self::Embedded(log) => LogStats::Embedded(log.stats()),
             #[cfg(feature = "iggy")]
             Self::Iggy(log) => LogStats::Iggy(log.stats()),
+            Self::Shared(_) => LogStats::Shared,
         }
     }
 
     /// The bounds as they were last seen, for while the log can't be asked; `None` where it always can.
     pub(crate) fn last_bounds(&self) -> Option<Vec<PartitionBounds>> {
         match self {
-            Self::Embedded(_) => None,
+            Self::Embedded(_) | Self::Shared(_) => None,
             #[cfg(feature = "iggy")]
             Self::Iggy(log) => {
                 let bounds = (0..log.partitions()).map(|partition| log.last_bounds(partition));
@@ -86,6 +102,7 @@ impl Log {
                 log.close();
                 Ok(())
             }
+            Self::Shared(_) => Ok(()),
         }
     }
 }
@@ -98,6 +115,7 @@ impl Deref for Log {
             Self::Embedded(log) => log.as_ref(),
             #[cfg(feature = "iggy")]
             Self::Iggy(log) => log.as_ref(),
+            Self::Shared(log) => log.as_ref(),
         }
     }
 }

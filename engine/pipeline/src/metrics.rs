@@ -402,6 +402,7 @@ fn of_log(registry: &mut Registry, stats: &LogStats) {
             ];
             (gauges, counters)
         }
+        LogStats::Shared => (Vec::new(), Vec::new()),
     };
     numbers(registry, gauges, counters);
 }
