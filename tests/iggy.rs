@@ -138,10 +138,9 @@ impl Iggy {
     }
 
     fn stream(&self) -> Stream {
-        Stream {
-            http: format!("http://127.0.0.1:{}", self.http),
-            ..Stream::new(format!("iggy://iggy:iggy@127.0.0.1:{}", self.tcp))
-        }
+        let mut stream = Stream::new(format!("iggy://iggy:iggy@127.0.0.1:{}", self.tcp));
+        stream.http = format!("http://127.0.0.1:{}", self.http);
+        stream
     }
 }
 
