@@ -251,7 +251,8 @@ impl Config {
                 Some(path) => {
                     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
                     // Deserializing from the text itself gives errors with line and column.
-                    toml::from_str::<Self>(&text).map_err(|error| anyhow!("{}: {}", path.display(), masked(&error.to_string())))?;
+                    toml::from_str::<Self>(&text)
+                        .map_err(|error| anyhow!("{}: {}", path.display(), masked(&error.to_string())))?;
                     toml::from_str::<toml::Table>(&text).map_err(|error| anyhow!(masked(&error.to_string())))?
                 }
                 None => toml::Table::new(),

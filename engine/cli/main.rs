@@ -192,7 +192,8 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 async fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { global, command } = cli;
     // What the client library of Iggy says of broken connections is told by the log itself.
-    let default_filter = if matches!(command, Command::Serve { .. }) { "warn,iggy=off,millrace=info" } else { "warn,iggy=off" };
+    let default_filter =
+        if matches!(command, Command::Serve { .. }) { "warn,iggy=off,millrace=info" } else { "warn,iggy=off" };
     let filter = EnvFilter::try_new(global.log_filter.as_deref().unwrap_or(default_filter)).context("--log-filter")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();

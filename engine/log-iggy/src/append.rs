@@ -233,7 +233,8 @@ impl Appender {
                 Found::Closed => return Outcome::Failed(Failure::Unknown(format!("{why}; then the log was closed"))),
                 Found::OtherTopic(detail) => return Outcome::Failed(Failure::Unusable(detail)),
                 Found::Absent if tries >= options.send_tries => {
-                    let detail = format!("{why}; after {tries} tries the batch is not in the log: nothing was appended");
+                    let detail =
+                        format!("{why}; after {tries} tries the batch is not in the log: nothing was appended");
                     return Outcome::Failed(Failure::Unavailable(detail));
                 }
                 // Offsets fell meanwhile: it may be where nobody looked.

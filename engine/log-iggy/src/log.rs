@@ -359,7 +359,9 @@ impl Inner {
                 }
             }
         }
-        Err(LogError::Unavailable(format!("partition {partition}: offset {from} can't be read from the server just now")))
+        Err(LogError::Unavailable(format!(
+            "partition {partition}: offset {from} can't be read from the server just now"
+        )))
     }
 
     /// The records of an answer, as many as the limit allows and one at least.
@@ -502,8 +504,7 @@ impl EventLog for IggyLog {
 
     async fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Range<u64>, LogError> {
         let partitions = self.partitions();
-        let queue =
-            self.queues.get(partition as usize).ok_or(LogError::NoSuchPartition { partition, partitions })?;
+        let queue = self.queues.get(partition as usize).ok_or(LogError::NoSuchPartition { partition, partitions })?;
         let bytes = check_append(&records)?;
         // An append larger than the whole queue takes all of it.
         let permits = bytes.min(self.inner.options().queue_bytes.max(1));

@@ -38,9 +38,10 @@ impl Fault {
             Self::Replaced { offset } => LogError::Damaged {
                 partition,
                 offset,
-                detail: "the record is not the one that was read before: the server lost records and gave their offsets \
+                detail:
+                    "the record is not the one that was read before: the server lost records and gave their offsets \
                          again"
-                    .to_owned(),
+                        .to_owned(),
             },
         }
     }

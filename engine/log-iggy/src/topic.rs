@@ -85,7 +85,8 @@ pub(crate) async fn create(client: &TcpClient, options: &Options) -> Result<(), 
         Err(error) => return Err(CreateError::Later(error)),
     }
     let stream = Identifier::named(&options.stream).map_err(CreateError::Later)?;
-    let expiry = options.retention.map_or(IggyExpiry::NeverExpire, |age| IggyExpiry::ExpireDuration(IggyDuration::from(age)));
+    let expiry =
+        options.retention.map_or(IggyExpiry::NeverExpire, |age| IggyExpiry::ExpireDuration(IggyDuration::from(age)));
     let create = TopicCreateOptions {
         partitions_count: Some(options.partitions),
         message_expiry: Some(expiry),
@@ -98,10 +99,12 @@ pub(crate) async fn create(client: &TcpClient, options: &Options) -> Result<(), 
         Ok(_) | Err(IggyError::TopicNameAlreadyExists(..)) => Ok(()),
         // A server of another age than the client library.
         Err(IggyError::UnsupportedOptionKey(_)) => Err(CreateError::Never(LogError::Unusable(format!(
-            "the Iggy server does not know the topic option {:?}, so it is older than 0.9.0 and the topic {}/{} was not \
+            "the Iggy server does not know the topic option {:?}, so it is older than the release 0.9.0 and the topic {}/{} was not \
              created: use a server of version 0.9.0, or create the topic yourself over the server's HTTP interface, with \
              messages_required_to_save = 1 so that what it acknowledges is on its disk, and start again",
-            topic_option_keys::DURABILITY, options.stream, options.topic
+            topic_option_keys::DURABILITY,
+            options.stream,
+            options.topic
         )))),
         Err(error) if crate::error::is_refusal(&error) => {
             Err(refused(&format!("the topic {}/{}", options.stream, options.topic), &error))
@@ -113,7 +116,10 @@ pub(crate) async fn create(client: &TcpClient, options: &Options) -> Result<(), 
 /// Whether what the topic acknowledges is on the disk; `None` when its options do not tell.
 pub(crate) fn is_persisted(options: &ResourceOptions) -> Option<bool> {
     let value = |wanted: &str| {
-        options.iter().find(|(key, _)| key.as_bytes() == wanted.as_bytes()).map(|(_, option)| option.value.to_string_value())
+        options
+            .iter()
+            .find(|(key, _)| key.as_bytes() == wanted.as_bytes())
+            .map(|(_, option)| option.value.to_string_value())
     };
     if value(topic_option_keys::MESSAGES_REQUIRED_TO_SAVE).as_deref() == Some("1") {
         return Some(true);

@@ -89,7 +89,8 @@ impl Engine {
                 stands.insert(*name, partition.next);
             }
         }
-        let before: Vec<(&str, u64)> = stands.iter().map(|(name, next)| (*name, *next)).filter(|(_, next)| *next < first).collect();
+        let before: Vec<(&str, u64)> =
+            stands.iter().map(|(name, next)| (*name, *next)).filter(|(_, next)| *next < first).collect();
         if before.is_empty() {
             let stands: Vec<String> = stands.iter().map(|(name, next)| format!("{name} stands at {next}")).collect();
             return Err(GapError::NoGap { partition, first, stands: stands.join(", ") });
@@ -121,7 +122,10 @@ impl Engine {
         let sender = sender.ok_or_else(|| not_moved("its loop does not run"))?;
         let (done, moved) = oneshot::channel();
         let asked = async {
-            sender.send(GapRequest { partition, offsets, done }).await.map_err(|_| not_moved("its loop has stopped"))?;
+            sender
+                .send(GapRequest { partition, offsets, done })
+                .await
+                .map_err(|_| not_moved("its loop has stopped"))?;
             moved.await.map_err(|_| not_moved("its loop begins again"))?.map_err(|detail| not_moved(&detail))
         };
         tokio::time::timeout(WAIT_MAX, asked).await.map_err(|_| not_moved("it did not answer in time"))?

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_log::{EventLog, LogError, ResumeError, check_resume};
 use arrow::record_batch::RecordBatch;
+use millrace_log::{EventLog, LogError, ResumeError, check_resume};
 use millrace_rows::schema::row_schema;
 use millrace_rows::{Cursor, Slice, Store, StoreError, StoreState};
 use millrace_timeline::Timeline;

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iggy::prelude::{
-    Client as _, Durability, Identifier, IggyByteSize, IggyError, StreamClient as _, TcpClient,
-    TopicClient as _, TopicCreateOptions,
+    Client as _, Durability, Identifier, IggyByteSize, IggyError, StreamClient as _, TcpClient, TopicClient as _,
+    TopicCreateOptions,
 };
 use millrace_log_iggy::{IggyLog, Options};
 
