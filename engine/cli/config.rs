@@ -493,7 +493,7 @@ fn overlay(table: &mut toml::Table, path: &[&str], text: &str) -> Result<()> {
         }
     }
     match error {
-        Some(error) => Err(anyhow!("{text:?} does not fit {}: {}", path.join("."), error.message())),
+        Some(error) => Err(anyhow!("{:?} does not fit {}: {}", masked(text), path.join("."), masked(error.message()))),
         None => Ok(()),
     }
 }
@@ -551,6 +551,10 @@ mod tests {
         let config = load("", &[("MILLRACE_LOG__URL", url)], &[]).unwrap();
         assert!(config.engine_options().unwrap().iggy.is_some());
         assert!(!format!("{config:?}").contains("hunter2"));
+        for name in ["MILLRACE_LOG__URI", "MILLRACE_LOG__PARTITIONS"] {
+            let error = format!("{:#}", load("", &[(name, url)], &[]).unwrap_err());
+            assert!(!error.contains("hunter2") && error.contains(name), "{error}");
+        }
         for file in [
             format!("[log]\nurl = {url}\n"),
             format!("[log]\nurl = [\"{url}\"]\n"),

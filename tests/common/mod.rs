@@ -41,9 +41,14 @@ impl Server {
 
     /// The same, with more of the environment.
     pub fn try_start_with(data_dir: &Path, failpoints: &str, environment: &[(&str, &str)]) -> Result<Self, ExitStatus> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_millrace"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+        // What is for the tests is no configuration, and refused as such.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MILLRACE_")) {
+            command.env_remove(name);
+        }
+        let mut child = command
             .envs(environment.iter().copied())
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-filter", "error", "--data-dir"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-filter", "error,iggy=off", "--data-dir"])
             .arg(data_dir)
             .env("FAILPOINTS", failpoints)
             .env("MILLRACE_DELTA__COMMIT_AGE", "200ms")

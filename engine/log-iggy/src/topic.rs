@@ -99,7 +99,7 @@ pub(crate) async fn create(client: &TcpClient, options: &Options) -> Result<(), 
         Ok(_) | Err(IggyError::TopicNameAlreadyExists(..)) => Ok(()),
         // A server of another age than the client library.
         Err(IggyError::UnsupportedOptionKey(_)) => Err(CreateError::Never(LogError::Unusable(format!(
-            "the Iggy server does not know the topic option {:?}, so it is older than 0.9.0 and the topic {}/{} was not \
+            "the Iggy server does not know the topic option {:?}, so it is older than the release 0.9.0 and the topic {}/{} was not \
              created: use a server of version 0.9.0, or create the topic yourself over the server's HTTP interface, with \
              messages_required_to_save = 1 so that what it acknowledges is on its disk, and start again",
             topic_option_keys::DURABILITY,
