@@ -99,9 +99,12 @@ mod merge;
 mod names;
 mod offsets;
 mod options;
+mod place;
 mod put;
 pub mod reader;
 mod rewriter;
+#[cfg(feature = "s3")]
+mod s3;
 mod splice;
 mod split;
 mod staging;
