@@ -141,26 +141,24 @@ enum Destination {
 
 /// An object on its way. Dropped before it is complete, it is given up: the store is told to forget the parts it has.
 struct Upload {
-    /// `None` once it is complete, or has failed to become so.
+    /// `None` once it is complete or given up.
     writer: Option<BufWriter>,
     runtime: Handle,
 }
 
 impl Upload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let writer = self.writer.as_mut().ok_or_else(|| io::Error::other("the upload is complete"))?;
+        let writer = self.writer.as_mut().ok_or_else(|| io::Error::other("the upload is over"))?;
         self.runtime.block_on(writer.write(bytes))
     }
 
-    fn complete(mut self) -> io::Result<()> {
+    fn complete(&mut self) -> io::Result<()> {
         // After a failure the parts may stay; the bucket's lifecycle rule removes them.
-        let mut writer = self.writer.take().ok_or_else(|| io::Error::other("the upload is complete"))?;
+        let mut writer = self.writer.take().ok_or_else(|| io::Error::other("the upload is over"))?;
         self.runtime.block_on(writer.shutdown())
     }
-}
 
-impl Drop for Upload {
-    fn drop(&mut self) {
+    fn give_up(&mut self) {
         let Some(mut writer) = self.writer.take() else { return };
         self.runtime.spawn(async move {
             if let Err(error) = writer.abort().await {
@@ -168,6 +166,12 @@ impl Drop for Upload {
                 tracing::warn!(error, "the parts of an upload stay; the bucket's lifecycle rule removes them");
             }
         });
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
@@ -188,12 +192,20 @@ impl Write for Sink {
 }
 
 impl Sink {
-    fn close(self) -> io::Result<u64> {
-        match self.to {
+    /// Makes what was written durable.
+    fn close(&mut self) -> io::Result<u64> {
+        match &mut self.to {
             Destination::Local(file) => file.sync_all(),
             Destination::Remote(upload) => upload.complete(),
         }?;
         Ok(self.written)
+    }
+
+    /// Nothing more is written, whoever tries. Does not block.
+    fn give_up(&mut self) {
+        if let Destination::Remote(upload) = &mut self.to {
+            upload.give_up();
+        }
     }
 
     /// Most bytes that wait here in memory.
@@ -243,12 +255,12 @@ impl Created {
     }
 
     /// Makes what was written durable.
-    pub(crate) fn complete(self, sink: Sink, stats: &FileStats) -> Result<StagedFile, EncodeError> {
+    pub(crate) fn complete(&self, sink: &mut Sink, stats: &FileStats) -> Result<StagedFile, EncodeError> {
         let size = sink.close().map_err(|error| self.error(error))?;
         fail::fail_point!("delta::stage::written", |_| std::process::abort());
         Ok(StagedFile {
-            path: self.path,
-            date: self.date,
+            path: self.path.clone(),
+            date: self.date.clone(),
             size,
             rows: stats.rows(),
             stats: stats.to_json(),
@@ -296,9 +308,16 @@ impl FileWriter {
         self.writer.memory_size() + self.writer.inner().memory()
     }
 
-    fn finish(self) -> Result<StagedFile, EncodeError> {
-        let sink = self.writer.into_inner().map_err(|error| self.created.error(error))?;
-        self.created.complete(sink, &self.stats)
+    fn finish(mut self) -> Result<StagedFile, EncodeError> {
+        self.writer.finish().map_err(|error| self.created.error(error))?;
+        self.created.complete(self.writer.inner_mut(), &self.stats)
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        // A parquet writer that is dropped writes what it holds back, and this may be a thread that must not block.
+        self.writer.inner_mut().give_up();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use delta_kernel::Error as KernelError;
 use deltalake::DeltaTableError;
 use deltalake::logstore::object_store;
 use millrace_rows::StoreError;
@@ -51,6 +52,12 @@ fn has_io_cause(error: &(dyn Error + 'static)) -> bool {
         if error.is::<std::io::Error>() || error.is::<object_store::Error>() {
             return true;
         }
+        // These name no cause of theirs. A file that is not found was removed after it was listed.
+        if let Some(KernelError::ObjectStore(_) | KernelError::FileNotFound(_) | KernelError::JoinFailure(_)) =
+            error.downcast_ref()
+        {
+            return true;
+        }
         cause = error.source();
     }
     false
@@ -59,6 +66,15 @@ fn has_io_cause(error: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_fails_while_the_log_is_read_may_pass_and_a_log_that_makes_no_sense_stays() {
+        let failed = object_store::Error::Generic { store: "S3", source: "503 SlowDown".into() };
+        let of = |error: KernelError| from_library("reading", &DeltaTableError::KernelError(error));
+        assert!(matches!(of(KernelError::ObjectStore(failed)), StoreError::Unavailable { .. }));
+        assert!(matches!(of(KernelError::FileNotFound("0.json".into())), StoreError::Unavailable { .. }));
+        assert!(matches!(of(KernelError::MissingProtocol), StoreError::Broken { .. }));
+    }
 
     #[test]
     fn of_an_answer_only_the_code_is_passed_on() {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use deltalake::logstore::object_store;
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -128,6 +128,11 @@ impl Faulty {
         self.state.lock().unwrap().faults.clone()
     }
 
+    /// Commit entries that were created.
+    pub fn created(&self) -> usize {
+        self.state.lock().unwrap().created.len()
+    }
+
     /// Objects that a conditional put created though one before it had.
     pub fn created_twice(&self) -> u64 {
         self.state.lock().unwrap().created_twice
@@ -148,10 +153,11 @@ impl Faulty {
         }
     }
 
-    /// One of these faults, or none.
+    /// One of these faults, or none: commit entries fail often, since it is about them.
     fn draw(&self, of: &[Fault]) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
-        let drawn = self.failing.load(Ordering::Relaxed) && state.random.random_bool(0.05);
+        let often = if of.len() > 2 { 0.4 } else { 0.01 };
+        let drawn = self.failing.load(Ordering::Relaxed) && state.random.random_bool(often);
         let fault = drawn.then(|| of[state.random.random_range(0..of.len())]);
         if let Some(fault) = fault {
             *state.faults.entry(fault).or_default() += 1;
@@ -274,11 +280,7 @@ impl Faulty {
     fn cut(&self, list: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {
         match self.draw(&[Fault::List]) {
             None => list,
-            Some(_) => list
-                .take(3)
-                .chain(futures::stream::once(async { Err(failed("list")) }))
-                .into_stream()
-                .boxed(),
+            Some(_) => list.take(3).chain(futures::stream::once(async { Err(failed("list")) })).boxed(),
         }
     }
 }
