@@ -55,7 +55,7 @@ pub struct EngineOptions {
     pub log: millrace_log::embedded::Options,
     /// The keyspace of history and catalogue.
     pub keyspace: millrace_keyspace::embedded::Options,
-    /// The Delta table's place; `None`: `<data dir>/delta`.
+    /// The Delta table's place, a path or a URL (`s3://bucket/prefix` with the feature `s3`); `None`: `<data dir>/delta`.
     pub delta_path: Option<PathBuf>,
     /// The Delta table.
     pub delta: millrace_delta::Options,
@@ -528,7 +528,7 @@ impl Engine {
         &self.processor
     }
 
-    /// Where the Delta table is.
+    /// Where the Delta table is: a path or a URL.
     pub fn delta_path(&self) -> &std::path::Path {
         &self.delta_path
     }

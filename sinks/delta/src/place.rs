@@ -76,8 +76,7 @@ pub(crate) fn log_store(
         Place::Directory(path) => {
             let path = path.to_str().ok_or_else(|| broken(format!("the path {path:?} is no UTF-8")))?;
             let url = parse_table_uri(path).map_err(invalid)?;
-            let local =
-                url.to_file_path().map_err(|()| broken(format!("table location {location:?} is no path")))?;
+            let local = url.to_file_path().map_err(|()| broken(format!("table location {location:?} is no path")))?;
             let builder = DeltaTableBuilder::from_url(url.clone()).map_err(invalid)?;
             let builder = builder.with_storage_backend(Arc::new(DurableFileSystem::new()), url);
             Ok((builder.build_storage().map_err(invalid)?, Some(local)))

@@ -64,8 +64,9 @@ mod tests {
     #[test]
     fn secrets_do_not_show_in_what_a_store_says_of_itself() {
         let url = Url::parse("s3://bucket/events").unwrap();
-        let options = [("aws_access_key_id", "AKID"), ("aws_secret_access_key", "hunter2"), ("aws_region", "nowhere-1")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let options =
+            [("aws_access_key_id", "AKID"), ("aws_secret_access_key", "hunter2"), ("aws_region", "nowhere-1")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()));
         let store = store(&url, &options.into()).unwrap();
         assert!(!format!("{store} {store:?}").contains("hunter2"), "{store:?}");
     }

@@ -486,9 +486,10 @@ async fn random_run(seed: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_happens_in_whatever_order_the_table_is_what_a_map_would_be() {
     let mut copied = 0;
-    for seed in 0..12 {
+    // On an object store each run takes its time, and no row group is copied.
+    let remote = is_remote(place().path());
+    for seed in 0..if remote { 3 } else { 12 } {
         copied += random_run(seed).await;
     }
-    // On an object store no row group is copied.
-    assert!(copied > 50 || is_remote(place().path()), "{copied} row groups were copied");
+    assert!(copied > 50 || remote, "{copied} row groups were copied");
 }

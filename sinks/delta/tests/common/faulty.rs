@@ -39,16 +39,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 8] = [
-        Self::Throttled,
-        Self::Lost,
-        Self::Repeated,
-        Self::Conflict,
-        Self::Late,
-        Self::List,
-        Self::Get,
-        Self::Delete,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Throttled, Self::Lost, Self::Repeated, Self::Conflict, Self::Late, Self::List, Self::Get, Self::Delete];
 }
 
 #[derive(Debug)]
@@ -69,6 +61,9 @@ pub struct Faulty {
     failing: AtomicBool,
     overwriting: AtomicBool,
     state: Mutex<State>,
+    puts: AtomicU64,
+    /// Gets and lists.
+    reads: AtomicU64,
     started: AtomicU64,
     completed: Arc<AtomicU64>,
     aborted: Arc<AtomicU64>,
@@ -103,6 +98,8 @@ impl Faulty {
             failing: AtomicBool::new(false),
             overwriting: AtomicBool::new(false),
             state: Mutex::new(state),
+            puts: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             started: AtomicU64::new(0),
             completed: Arc::default(),
             aborted: Arc::default(),
@@ -136,6 +133,11 @@ impl Faulty {
     /// Objects that a conditional put created though one before it had.
     pub fn created_twice(&self) -> u64 {
         self.state.lock().unwrap().created_twice
+    }
+
+    /// Requests so far: puts; gets and lists.
+    pub fn requests(&self) -> (u64, u64) {
+        (self.puts.load(Ordering::Relaxed), self.reads.load(Ordering::Relaxed))
     }
 
     /// Uploads in parts: started, completed, given up.
@@ -215,6 +217,7 @@ impl Faulty {
 #[async_trait]
 impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.puts.fetch_add(1, Ordering::Relaxed);
         self.turn().await;
         if self.overwriting.load(Ordering::Relaxed) {
             return self.inner.put_opts(location, payload, PutOptions::default()).await;
@@ -240,6 +243,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.turn().await;
         match self.draw(&[Fault::Get]) {
             Some(_) => Err(failed("get")),
@@ -263,6 +267,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.turn().await;
         match self.draw(&[Fault::List]) {
             Some(_) => Err(failed("list")),
@@ -278,6 +283,7 @@ impl ObjectStore for Faulty {
 impl Faulty {
     /// A list that may end early.
     fn cut(&self, list: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         match self.draw(&[Fault::List]) {
             None => list,
             Some(_) => list.take(3).chain(futures::stream::once(async { Err(failed("list")) })).boxed(),

@@ -18,6 +18,7 @@ use millrace_rows::canonical::RowEncoder;
 use millrace_rows::schema::{AddedColumn, row_schema};
 use millrace_rows::{ColumnType, Cursor, LogId, Mark, Rewrite, Slice, Store};
 
+#[allow(unused_imports, reason = "as above")]
 pub use place::*;
 
 pub const LOG: LogId = LogId([0x5a; 16]);

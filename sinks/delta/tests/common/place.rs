@@ -110,7 +110,8 @@ pub fn data_files(table: &Path) -> Vec<String> {
 
 /// Names of commit entries, the newest last.
 pub fn entries(table: &Path) -> Vec<String> {
-    let entry = |name: String| Some(name.strip_prefix("_delta_log/")?.to_owned()).filter(|name| name.ends_with(".json"));
+    let entry =
+        |name: String| Some(name.strip_prefix("_delta_log/")?.to_owned()).filter(|name| name.ends_with(".json"));
     names(table).into_iter().filter_map(entry).collect()
 }
 
