@@ -11,9 +11,9 @@ import os
 import sys
 import threading
 
-from moto.server import DomainDispatcherApplication, create_backend_app
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
+from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 
