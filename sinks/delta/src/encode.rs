@@ -136,7 +136,7 @@ pub(crate) struct Sink {
 
 enum Destination {
     Local(File),
-    Remote(Upload),
+    Remote(Box<Upload>),
 }
 
 /// An object on its way. Dropped before it is complete, it is given up: the store is told to forget the parts it has.
@@ -243,7 +243,7 @@ pub(crate) fn create(target: &Target, partition: u32, day: i32) -> Result<(Creat
         None => {
             let writer = BufWriter::with_capacity(target.store.clone(), Path::from(path.as_str()), PART_BYTES);
             let writer = Some(writer.with_max_concurrency(PARTS_MAX));
-            Destination::Remote(Upload { writer, runtime: Handle::current() })
+            Destination::Remote(Box::new(Upload { writer, runtime: Handle::current() }))
         }
     };
     Ok((Created { path, date }, Sink { to, written: 0 }))
