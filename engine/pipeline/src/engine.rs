@@ -61,7 +61,7 @@ pub struct EngineOptions {
     pub shared_log: Option<Arc<dyn EventLog>>,
     /// The keyspace of history and catalogue.
     pub keyspace: KeyspaceOptions,
-    /// The Delta table's place; `None`: `<data dir>/delta`.
+    /// The Delta table's place, a path or a URL (`s3://bucket/prefix` with the feature `s3`); `None`: `<data dir>/delta`.
     pub delta_path: Option<PathBuf>,
     /// The Delta table.
     pub delta: millrace_delta::Options,
@@ -560,7 +560,7 @@ impl Engine {
         &self.processor
     }
 
-    /// Where the Delta table is.
+    /// Where the Delta table is: a path or a URL.
     pub fn delta_path(&self) -> &std::path::Path {
         &self.delta_path
     }

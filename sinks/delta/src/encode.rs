@@ -19,6 +19,7 @@ use parquet::schema::types::ColumnPath;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 
+use crate::error::without_answers;
 use crate::local::create_directory;
 use crate::names::{FILE_PREFIX, FILE_SUFFIX};
 use crate::options::Compression;
@@ -122,6 +123,11 @@ pub(crate) fn encode_with<W: Write + Send>(
     ArrowWriter::try_new_with_options(out, schema, options)
 }
 
+/// A file on an object store that is no larger is put as a whole, a larger one in parts of this size.
+const PART_BYTES: usize = 8 << 20;
+/// Most parts of one file that are on their way at once.
+const PARTS_MAX: usize = 2;
+
 /// Where the bytes of one file go, and how many went.
 pub(crate) struct Sink {
     to: Destination,
@@ -130,14 +136,50 @@ pub(crate) struct Sink {
 
 enum Destination {
     Local(File),
-    Remote(Box<BufWriter>, Handle),
+    Remote(Box<Upload>),
+}
+
+/// An object on its way. Dropped before it is complete, it is given up: the store is told to forget the parts it has.
+struct Upload {
+    /// `None` once it is complete or given up.
+    writer: Option<BufWriter>,
+    runtime: Handle,
+}
+
+impl Upload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let writer = self.writer.as_mut().ok_or_else(|| io::Error::other("the upload is over"))?;
+        self.runtime.block_on(writer.write(bytes))
+    }
+
+    fn complete(&mut self) -> io::Result<()> {
+        // After a failure the parts may stay; the bucket's lifecycle rule removes them.
+        let mut writer = self.writer.take().ok_or_else(|| io::Error::other("the upload is over"))?;
+        self.runtime.block_on(writer.shutdown())
+    }
+
+    fn give_up(&mut self) {
+        let Some(mut writer) = self.writer.take() else { return };
+        self.runtime.spawn(async move {
+            if let Err(error) = writer.abort().await {
+                let error = without_answers(error.to_string());
+                tracing::warn!(error, "the parts of an upload stay; the bucket's lifecycle rule removes them");
+            }
+        });
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.give_up();
+    }
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = match &mut self.to {
             Destination::Local(file) => file.write(bytes),
-            Destination::Remote(upload, runtime) => runtime.block_on(upload.write(bytes)),
+            Destination::Remote(upload) => upload.write(bytes),
         }?;
         self.written += written as u64;
         Ok(written)
@@ -150,12 +192,29 @@ impl Write for Sink {
 }
 
 impl Sink {
-    fn close(self) -> io::Result<u64> {
-        match self.to {
+    /// Makes what was written durable.
+    fn close(&mut self) -> io::Result<u64> {
+        match &mut self.to {
             Destination::Local(file) => file.sync_all(),
-            Destination::Remote(mut upload, runtime) => runtime.block_on(upload.shutdown()),
+            Destination::Remote(upload) => upload.complete(),
         }?;
         Ok(self.written)
+    }
+
+    /// Nothing more is written, whoever tries. Does not block.
+    fn give_up(&mut self) {
+        if let Destination::Remote(upload) = &mut self.to {
+            upload.give_up();
+        }
+    }
+
+    /// Most bytes that wait here in memory.
+    fn memory(&self) -> usize {
+        let most = (1 + PARTS_MAX) * PART_BYTES;
+        match self.to {
+            Destination::Local(_) => 0,
+            Destination::Remote(_) => usize::try_from(self.written).map_or(most, |written| written.min(most)),
+        }
     }
 }
 
@@ -182,8 +241,9 @@ pub(crate) fn create(target: &Target, partition: u32, day: i32) -> Result<(Creat
                 .map_err(|error| EncodeError::new(&path, error))?
         }
         None => {
-            let upload = BufWriter::new(target.store.clone(), Path::from(path.as_str()));
-            Destination::Remote(Box::new(upload), Handle::current())
+            let writer = BufWriter::with_capacity(target.store.clone(), Path::from(path.as_str()), PART_BYTES);
+            let writer = Some(writer.with_max_concurrency(PARTS_MAX));
+            Destination::Remote(Box::new(Upload { writer, runtime: Handle::current() }))
         }
     };
     Ok((Created { path, date }, Sink { to, written: 0 }))
@@ -195,12 +255,12 @@ impl Created {
     }
 
     /// Makes what was written durable.
-    pub(crate) fn complete(self, sink: Sink, stats: &FileStats) -> Result<StagedFile, EncodeError> {
+    pub(crate) fn complete(&self, sink: &mut Sink, stats: &FileStats) -> Result<StagedFile, EncodeError> {
         let size = sink.close().map_err(|error| self.error(error))?;
         fail::fail_point!("delta::stage::written", |_| std::process::abort());
         Ok(StagedFile {
-            path: self.path,
-            date: self.date,
+            path: self.path.clone(),
+            date: self.date.clone(),
             size,
             rows: stats.rows(),
             stats: stats.to_json(),
@@ -245,12 +305,19 @@ impl FileWriter {
 
     /// Bytes that the open file holds in memory.
     pub(crate) fn memory(&self) -> usize {
-        self.writer.memory_size()
+        self.writer.memory_size() + self.writer.inner().memory()
     }
 
-    fn finish(self) -> Result<StagedFile, EncodeError> {
-        let sink = self.writer.into_inner().map_err(|error| self.created.error(error))?;
-        self.created.complete(sink, &self.stats)
+    fn finish(mut self) -> Result<StagedFile, EncodeError> {
+        self.writer.finish().map_err(|error| self.created.error(error))?;
+        self.created.complete(self.writer.inner_mut(), &self.stats)
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        // A parquet writer that is dropped writes what it holds back, and this may be a thread that must not block.
+        self.writer.inner_mut().give_up();
     }
 }
 

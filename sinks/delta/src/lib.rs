@@ -68,6 +68,23 @@
 //! unnamed temporary files; [`Maintainer::remove_orphans`] removes them once they are old. Nothing has to be repaired at
 //! start.
 //!
+//! # Object stores
+//!
+//! With the feature `s3` a table can be at `s3://bucket/prefix` ([`Options::storage`] says what comes from the
+//! environment); [`DeltaStore::open_in`] takes any store that `object_store` has. An object has its name once it is
+//! complete and durable. A commit entry is a conditional put (`If-None-Match: *`), and `open` makes sure that the store
+//! keeps to it: it must refuse to put over `_millrace/put-if-absent`, which stays in the table's prefix.
+//!
+//! A put that failed may still have happened, or may yet happen: the answer was lost, or the request is on its way. What
+//! was put by a layer below a second time is refused, by our own entry. So every entry has a unique id: an entry that is
+//! in our place is read, and if the id is ours the commit has happened. If there was no answer the writer must load the
+//! table again, and its files stay until they are orphans. An entry that arrives after that finds its version taken, or
+//! moves markers that the next commit relies on.
+//!
+//! A data file is put as a whole up to 8 MiB, else in parts of 8 MiB, at most two on their way at once. Parts of a file
+//! that goes into no commit are given up; after a crash they stay, without a name, until the bucket's lifecycle rule for
+//! incomplete uploads. To read a file takes its bytes in memory as a whole.
+//!
 //! # Failpoints
 //!
 //! With the feature `failpoints`:
@@ -99,9 +116,12 @@ mod merge;
 mod names;
 mod offsets;
 mod options;
+mod place;
 mod put;
 pub mod reader;
 mod rewriter;
+#[cfg(feature = "s3")]
+mod s3;
 mod splice;
 mod split;
 mod staging;

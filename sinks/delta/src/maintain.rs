@@ -189,7 +189,7 @@ impl Maintainer {
     }
 
     /// Removes data files that are named like ours, are at least `older_than` old and stand in no log entry, whether as
-    /// added or as removed; and temporary files of that age in the log's directory. Holds the paths of all old data
+    /// added or as removed; and temporary files of that age in the log's directory, if that is on this machine. Holds the paths of all old data
     /// files in memory while it runs.
     ///
     /// # Errors
@@ -223,6 +223,8 @@ impl Maintainer {
                 }
             }
         }
+        // An object has its name once it is complete: on an object store there are none. Parts of uploads that never were
+        // completed have no name at all, and are the bucket's lifecycle rule's.
         if let Some(log) = table.local.as_ref().map(|root| root.join("_delta_log")) {
             let swept = tokio::task::spawn_blocking(move || {
                 stale_temporaries(&log, before)?

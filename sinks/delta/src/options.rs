@@ -17,7 +17,8 @@ pub enum Compression {
 /// How to write a table. The defaults suit one machine with live traffic and imports of months of history.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Options of the object store, as the `deltalake` library names them. Unused for local tables.
+    /// Options of the object store over those of the environment, under `object_store`'s names (`aws_endpoint`). For
+    /// programs that use this crate: where Millrace itself puts them is the environment alone. Unused for local tables.
     pub storage: HashMap<String, String>,
     /// Most parquet writers open at once; when one more is needed, the oldest is closed and its file is complete.
     pub open_files_max: usize,

@@ -177,7 +177,7 @@ pub struct TableReader {
 }
 
 impl TableReader {
-    /// The table at a path or URL. Creates nothing; whether there is a table shows at the first read.
+    /// The table at a path or URL, as [`crate::DeltaStore::open`] takes it, with [`crate::Options::storage`]. Creates nothing; whether there is a table shows at the first read.
     ///
     /// # Errors
     /// When the location makes no sense.

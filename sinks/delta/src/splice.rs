@@ -156,8 +156,8 @@ impl Open {
     }
 
     fn finish(self) -> Result<StagedFile, StoreError> {
-        let sink = self.writer.into_inner().map_err(|error| self.created.error(error))?;
-        Ok(self.created.complete(sink, &self.stats)?)
+        let mut sink = self.writer.into_inner().map_err(|error| self.created.error(error))?;
+        Ok(self.created.complete(&mut sink, &self.stats)?)
     }
 }
 

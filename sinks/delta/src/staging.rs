@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::encode::{EncodeError, Encoded, FileWriter, StagedFile, Target, encode};
+use crate::error::without_answers;
 use crate::local::sync_directory;
 use crate::options::Options;
 use crate::splice::{self, Splice};
@@ -304,7 +305,8 @@ async fn delete(target: &Target, paths: &[String]) {
         match target.store.delete(&Path::from(path.as_str())).await {
             Ok(()) | Err(deltalake::ObjectStoreError::NotFound { .. }) => {}
             Err(error) => {
-                tracing::warn!(path, %error, "a staged file was not deleted; it is removed as an orphan later")
+                let error = without_answers(error.to_string());
+                tracing::warn!(path, error, "a staged file was not deleted; it is removed as an orphan later")
             }
         }
     }

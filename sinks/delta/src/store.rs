@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use deltalake::logstore::object_store::ObjectStore;
 use millrace_rows::{Job, Slice, Store, StoreError, StoreState};
+use url::Url;
 use uuid::Uuid;
 
 use crate::encode::EncodeError;
@@ -84,20 +86,35 @@ impl From<EncodeError> for StoreError {
 }
 
 impl DeltaStore {
-    /// Opens the table at a path or URL, or creates it there.
+    /// Opens the table at a path, a `file://` URL or, with the feature `s3`, an `s3://bucket/prefix` URL; or creates it
+    /// there.
     ///
     /// # Errors
-    /// [`StoreError::Broken`] when there is a table that is not ours, with every reason.
+    /// [`StoreError::Broken`] when there is a table that is not ours, with every reason, or an object store that has no
+    /// conditional puts.
     pub async fn open(location: &str, options: Options) -> Result<Self, StoreError> {
-        let table = Arc::new(Table::open(location, &options).await?);
-        Ok(Self {
+        Ok(Self::of(Table::open(location, &options).await?, options))
+    }
+
+    /// Opens the table at the path of `url` in an object store of the caller's, or creates it there. The rest of the
+    /// URL is a name for messages.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_in(store: Arc<dyn ObjectStore>, url: &Url, options: Options) -> Result<Self, StoreError> {
+        Ok(Self::of(Table::in_store(store, url)?.ready(&options).await?, options))
+    }
+
+    fn of(table: Table, options: Options) -> Self {
+        let table = Arc::new(table);
+        Self {
             staging: Staging::of(&table, &options),
             maintainer: Maintainer::new(table.clone(), &options),
             table,
             options,
             position: None,
             outcome_unknown: false,
-        })
+        }
     }
 
     /// A writer of the jobs that revisions leave in this table. It runs beside this store and any other writer.

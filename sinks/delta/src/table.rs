@@ -8,24 +8,26 @@ use std::time::{Duration, Instant, SystemTime};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
+use deltalake::DeltaTableError;
 use deltalake::kernel::engine::arrow_data::ArrowEngineData;
 use deltalake::kernel::transaction::CommitProperties;
 use deltalake::kernel::{DataType, Metadata, MetadataExt as _, PrimitiveType, Scan, Snapshot, StructField, StructType};
 use deltalake::logstore::LogStoreRef;
+use deltalake::logstore::object_store::ObjectStore;
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::SaveMode;
-use deltalake::table::builder::parse_table_uri;
 use deltalake::table::config::TablePropertiesExt as _;
-use deltalake::{DeltaTableBuilder, DeltaTableError};
 use millrace_rows::StoreError;
 use millrace_rows::schema::EVENT_DATE;
+use url::Url;
 
 use crate::columns::{self, Columns};
 use crate::error::{broken, from_library, unavailable};
-use crate::local::{DurableFileSystem, create_directory};
+use crate::local::create_directory;
 use crate::markers::{Marker, Markers};
 use crate::names::file_name;
 use crate::options::{LOG_RETENTION_MIN, Options};
+use crate::place::{self, Place};
 
 /// A table and the way to it.
 #[derive(Debug)]
@@ -77,15 +79,6 @@ impl View {
     }
 }
 
-/// The path that a location is, unless it is a URL of something else. It need not exist.
-fn local_path(location: &str) -> Option<PathBuf> {
-    match location.split_once("://") {
-        Some(("file", path)) => Some(PathBuf::from(path)),
-        Some(_) => None,
-        None => std::path::absolute(location).ok(),
-    }
-}
-
 /// The text of a list of reasons.
 fn refusal(table: &Table, reasons: &[String]) -> String {
     format!("{} is no table of Millrace: {}", table.location(), reasons.join("; "))
@@ -94,35 +87,39 @@ fn refusal(table: &Table, reasons: &[String]) -> String {
 impl Table {
     /// The way to the table; touches nothing.
     pub(crate) fn at(location: &str, storage: &HashMap<String, String>) -> Result<Self, StoreError> {
-        let invalid = |error: DeltaTableError| broken(format!("table location {location:?}: {error}"));
-        let url = parse_table_uri(location).map_err(invalid)?;
-        let local = (url.scheme() == "file")
-            .then(|| url.to_file_path().map_err(|()| broken(format!("table location {location:?} is no path"))))
-            .transpose()?;
-        let mut builder = DeltaTableBuilder::from_url(url.clone()).map_err(invalid)?;
-        builder = match &local {
-            Some(_) => builder.with_storage_backend(Arc::new(DurableFileSystem::new()), url),
-            None => builder.with_storage_options(storage.clone()),
-        };
-        Ok(Self { log_store: builder.build_storage().map_err(invalid)?, local, replacing: Default::default() })
+        let (log_store, local) = place::log_store(location, storage)?;
+        Ok(Self { log_store, local, replacing: Default::default() })
+    }
+
+    /// As [`Self::at`], in an object store of the caller's.
+    pub(crate) fn in_store(store: Arc<dyn ObjectStore>, url: &Url) -> Result<Self, StoreError> {
+        Ok(Self { log_store: place::in_store(store, url)?, local: None, replacing: Default::default() })
     }
 
     pub(crate) fn location(&self) -> String {
         self.local.as_ref().map_or_else(|| self.log_store.root_url().to_string(), |path| path.display().to_string())
     }
 
-    /// Creates the table unless there is one, and checks that it is ours.
+    /// Opens the table at a path or URL. See [`Self::ready`].
     pub(crate) async fn open(location: &str, options: &Options) -> Result<Self, StoreError> {
-        if options.log_retention < LOG_RETENTION_MIN {
-            return Err(broken(format!("log_retention must be at least {} s", LOG_RETENTION_MIN.as_secs())));
-        }
-        if let Some(path) = local_path(location) {
+        if let Place::Directory(path) = Place::of(location)? {
             let made = tokio::task::spawn_blocking(move || create_directory(&path)).await;
             made.map_err(std::io::Error::other)
                 .flatten()
                 .map_err(|error| unavailable(format!("creating the directory {location}: {error}")))?;
         }
-        let table = Self::at(location, &options.storage)?;
+        Self::at(location, &options.storage)?.ready(options).await
+    }
+
+    /// Creates the table unless there is one, and checks that it is ours and that commits to it can exclude each other.
+    pub(crate) async fn ready(self, options: &Options) -> Result<Self, StoreError> {
+        if options.log_retention < LOG_RETENTION_MIN {
+            return Err(broken(format!("log_retention must be at least {} s", LOG_RETENTION_MIN.as_secs())));
+        }
+        let table = self;
+        if table.local.is_none() {
+            place::check_put_if_absent(&table.log_store).await?;
+        }
         let exists = |error| from_library("looking for the table", &error);
         if !table.log_store.is_delta_table_location().await.map_err(exists)? {
             let created = CreateBuilder::new()

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 #[tokio::test]
 async fn rows_cursors_and_applied_are_in_one_commit() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     let slices = [slice(0, 0, 50, 3), slice(1, 5, 20, 1), slice(0, 50, 10, 3)];
     for slice in &slices {
@@ -36,7 +36,7 @@ async fn rows_cursors_and_applied_are_in_one_commit() {
     assert_eq!(read_table(&store.reader()).await, expected(&slices));
     assert_eq!(open(directory.path()).await.load().await.unwrap(), state);
 
-    let entry = std::fs::read_to_string(directory.path().join("_delta_log/00000000000000000001.json")).unwrap();
+    let entry = entry(directory.path(), 1);
     let info: serde_json::Value = serde_json::from_str(entry.lines().next().unwrap()).unwrap();
     let ours = &info["commitInfo"]["millrace"];
     assert_eq!(ours["applied"], 0);
@@ -47,11 +47,11 @@ async fn rows_cursors_and_applied_are_in_one_commit() {
 
 #[tokio::test]
 async fn the_log_has_no_values_but_of_the_columns_named() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     store.stage(slice(0, 0, 30, 1)).await.unwrap();
     store.commit().await.unwrap();
-    let entry = std::fs::read_to_string(directory.path().join("_delta_log/00000000000000000001.json")).unwrap();
+    let entry = entry(directory.path(), 1);
     let add: serde_json::Value = serde_json::from_str(entry.lines().last().unwrap()).unwrap();
     let stats: serde_json::Value = serde_json::from_str(add["add"]["stats"].as_str().unwrap()).unwrap();
     let mut names: Vec<&str> = stats["nullCount"].as_object().unwrap().keys().map(String::as_str).collect();
@@ -64,7 +64,7 @@ async fn the_log_has_no_values_but_of_the_columns_named() {
 
 #[tokio::test]
 async fn a_slice_that_does_not_follow_is_fenced_and_load_starts_again() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     store.stage(slice(0, 0, 10, 1)).await.unwrap();
     store.commit().await.unwrap();
@@ -95,7 +95,7 @@ async fn a_slice_that_does_not_follow_is_fenced_and_load_starts_again() {
 
 #[tokio::test]
 async fn a_revision_is_taken_in_with_its_job_and_only_in_turn() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     store.stage(slice(3, 0, 10, 1)).await.unwrap();
     store.commit().await.unwrap();
@@ -119,7 +119,7 @@ async fn a_revision_is_taken_in_with_its_job_and_only_in_turn() {
 
 #[tokio::test]
 async fn a_new_column_comes_with_the_rows_that_have_it() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     let (browser, score) = (added("browser", ColumnType::String), added("score", ColumnType::Float64));
     let plain = slice(0, 0, 20, 1);
@@ -138,7 +138,7 @@ async fn a_new_column_comes_with_the_rows_that_have_it() {
     let next = slice_with(0, 80, 5, 1, 0, &[browser, score]);
     store.stage(next.clone()).await.unwrap();
     store.commit().await.unwrap();
-    let entry = std::fs::read_to_string(directory.path().join("_delta_log/00000000000000000002.json")).unwrap();
+    let entry = entry(directory.path(), 2);
     assert!(!entry.contains("metaData"));
     let mut reopened = open(directory.path()).await;
     let wrong = reopened.stage(slice_with(0, 85, 5, 1, 0, &[added("score", ColumnType::Int64)])).await;
@@ -149,7 +149,7 @@ async fn a_new_column_comes_with_the_rows_that_have_it() {
 
 #[tokio::test]
 async fn scans_prune_and_project() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     let slices: Vec<Slice> = (0..4).map(|n| slice(n % 2, u64::from(n / 2) * 100, 100, 4)).collect();
     for slice in &slices {
@@ -189,7 +189,7 @@ async fn scans_prune_and_project() {
 
 #[tokio::test]
 async fn months_of_history_fit_into_bounded_memory_and_few_files() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let limits = Options { open_files_max: 8, buffer_bytes_max: 8 << 20, write_bytes_min: 1 << 20, ..options() };
     let mut store = open_with(directory.path(), limits).await;
     let slices: Vec<Slice> = (0..60).map(|n| slice(n % 3, u64::from(n / 3) * 300, 300, 177)).collect();
@@ -208,14 +208,14 @@ async fn months_of_history_fit_into_bounded_memory_and_few_files() {
 
 #[tokio::test]
 async fn rows_keep_their_order_within_a_file_and_row_groups_are_bounded() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     for n in 0..7 {
         store.stage(slice(0, n * 10_000, 10_000, 1)).await.unwrap();
     }
     store.commit().await.unwrap();
     let [file] = data_files(directory.path()).try_into().unwrap();
-    let input = std::fs::File::open(file).unwrap();
+    let input = bytes_of(directory.path(), &file);
     let parquet = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(input).unwrap();
     let groups: Vec<i64> = parquet.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
     assert_eq!(groups, [65_536, 4_464]);
@@ -236,7 +236,7 @@ async fn rows_keep_their_order_within_a_file_and_row_groups_are_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cursors_survive_checkpoints_and_log_clean_up() {
-    let directory = tempfile::tempdir().unwrap();
+    let Some(directory) = place_unless_s3("it sets the times of files") else { return };
     let mut store = open_with(directory.path(), Options { checkpoint_every: 10, ..options() }).await;
     let mut slices = vec![slice(9, 0, 5, 1)];
     store.stage(slices[0].clone()).await.unwrap();
@@ -274,7 +274,7 @@ async fn cursors_survive_checkpoints_and_log_clean_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_old_files_that_no_entry_mentions_are_orphans() {
-    let directory = tempfile::tempdir().unwrap();
+    let Some(directory) = place_unless_s3("it sets the times of files") else { return };
     let mut store = open(directory.path()).await;
     store.stage(slice(0, 0, 10, 2)).await.unwrap();
     store.commit().await.unwrap();
@@ -287,7 +287,7 @@ async fn only_old_files_that_no_entry_mentions_are_orphans() {
 
     let maintainer = store.maintainer();
     assert_eq!(maintainer.remove_orphans(Duration::from_secs(3600)).await.unwrap(), 0, "too young");
-    for path in kept.iter().map(Into::into).chain([orphan(1)]) {
+    for path in kept.iter().map(|file| directory.path().join(file)).chain([orphan(1)]) {
         let file = std::fs::File::options().write(true).open(path).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
     }
@@ -297,14 +297,14 @@ async fn only_old_files_that_no_entry_mentions_are_orphans() {
     assert_eq!(maintainer.remove_orphans(Duration::from_secs(3600)).await.unwrap(), 2);
     assert!(!orphan(1).exists() && !temporary.exists());
     assert!(day.join("part-00000-somebody-else.parquet").exists());
-    assert!(kept.iter().all(|path| std::path::Path::new(path).exists()));
+    assert!(kept.iter().all(|file| directory.path().join(file).exists()));
     assert_eq!(maintainer.counts().orphans_removed, 2);
     assert_eq!(read_table(&store.reader()).await, expected(&[slice(0, 0, 10, 2)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkpoints_run_beside_commits_in_the_background() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let options = Options { background_maintenance: true, checkpoint_every: 5, ..Options::default() };
     let mut store = open_with(directory.path(), options).await;
     let slices: Vec<Slice> = (0..60).map(|n| slice(0, n * 3, 3, 1)).collect();
@@ -353,7 +353,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            let directory = tempfile::tempdir().unwrap();
+            let directory = place();
             let limits = Options { open_files_max, write_bytes_min, buffer_bytes_max, file_bytes_max: 60_000, ..options() };
             let mut store = open_with(directory.path(), limits).await;
             let mut next = BTreeMap::new();

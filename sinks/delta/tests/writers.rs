@@ -43,7 +43,7 @@ async fn compact(path: &std::path::Path) {
     for file in files {
         let mut add = file.add_action();
         let copied = add.path.replace(".parquet", "-compacted.parquet");
-        std::fs::copy(path.join(&add.path), path.join(&copied)).unwrap();
+        copy(path, &add.path, &copied);
         actions.push(Action::Remove(file.remove_action(false)));
         add.path = copied;
         add.data_change = false;
@@ -58,7 +58,7 @@ fn is_fenced<T: std::fmt::Debug>(result: &Result<T, StoreError>) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_two_writers_of_one_cursor_one_wins_each_race() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let (mut first, mut second) = (open(directory.path()).await, open(directory.path()).await);
     let (mut won, mut lost) = (0, 0);
     let mut slices = Vec::new();
@@ -94,7 +94,7 @@ async fn of_two_writers_of_one_cursor_one_wins_each_race() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writers_of_different_partitions_do_not_fence_each_other() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let writers: Vec<_> = (0..3u32)
         .map(|partition| {
             let path = directory.path().to_owned();
@@ -119,7 +119,7 @@ async fn writers_of_different_partitions_do_not_fence_each_other() {
 
 #[tokio::test]
 async fn a_writer_that_missed_a_revision_is_fenced_and_one_that_takes_it_in_relies_on_every_cursor() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let (mut first, mut second) = (open(directory.path()).await, open(directory.path()).await);
     first.stage(slice(0, 0, 5, 1)).await.unwrap();
     second.take_in(1, None).await.unwrap();
@@ -137,7 +137,7 @@ async fn a_writer_that_missed_a_revision_is_fenced_and_one_that_takes_it_in_reli
 
 #[tokio::test]
 async fn compaction_and_property_changes_in_between_are_no_conflict() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     let slices: Vec<Slice> = (0..3).map(|n| slice(0, n * 10, 10, 2)).collect();
     store.stage(slices[0].clone()).await.unwrap();
@@ -161,7 +161,7 @@ async fn compaction_and_property_changes_in_between_are_no_conflict() {
 
 #[tokio::test]
 async fn a_column_added_by_somebody_else_meanwhile_is_kept_beside_ours() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     let slice = slice_with(0, 0, 10, 1, 0, &[added("ours", ColumnType::Int64)]);
     store.stage(slice.clone()).await.unwrap();
@@ -185,7 +185,7 @@ async fn a_column_added_by_somebody_else_meanwhile_is_kept_beside_ours() {
 
 #[tokio::test]
 async fn a_change_of_the_protocol_stops_the_writer() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let mut store = open(directory.path()).await;
     store.stage(slice(0, 0, 10, 1)).await.unwrap();
     let table = foreign(directory.path()).await;
@@ -199,7 +199,7 @@ async fn a_change_of_the_protocol_stops_the_writer() {
 
 #[tokio::test]
 async fn an_old_view_looks_at_the_table_again_before_it_commits() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = place();
     let (mut sleeper, mut other) = (open(directory.path()).await, open(directory.path()).await);
     sleeper.stage(slice(0, 0, 10, 1)).await.unwrap();
     for n in 0..3 {
@@ -211,7 +211,7 @@ async fn an_old_view_looks_at_the_table_again_before_it_commits() {
     let mut checkpointing = open_with(directory.path(), Options { checkpoint_every: 1, ..options() }).await;
     assert_eq!(checkpointing.maintainer().run().await.unwrap().checkpoint, Some(3));
     for version in 1..=2 {
-        std::fs::remove_file(directory.path().join(format!("_delta_log/{version:020}.json"))).unwrap();
+        remove(directory.path(), &format!("_delta_log/{version:020}.json"));
     }
     sleeper.age_view(Duration::from_secs(25 * 3600));
     let state = sleeper.commit().await.unwrap();
@@ -232,7 +232,7 @@ async fn an_old_view_looks_at_the_table_again_before_it_commits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writers_that_create_the_table_at_once_make_one() {
     for _ in 0..10 {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = place();
         let path = directory.path().join("a new/täble");
         let (one, two) = tokio::join!(
             DeltaStore::open(path.to_str().unwrap(), options()),
@@ -260,7 +260,7 @@ async fn refusal(path: &std::path::Path) -> String {
 
 #[tokio::test]
 async fn tables_that_are_not_ours_are_refused_with_the_reason() {
-    let other = tempfile::tempdir().unwrap();
+    let other = place();
     let columns = [StructField::nullable("id", DataType::Primitive(PrimitiveType::Long))];
     DeltaTable::try_from_url(ensure_table_uri(other.path().to_str().unwrap()).unwrap())
         .await
@@ -272,14 +272,14 @@ async fn tables_that_are_not_ours_are_refused_with_the_reason() {
     let detail = refusal(other.path()).await;
     assert!(detail.contains("partitioned by []") && detail.contains("\"device_id\" is missing"), "{detail}");
 
-    let expiring = tempfile::tempdir().unwrap();
+    let expiring = place();
     open(expiring.path()).await;
     let properties =
         HashMap::from([("delta.setTransactionRetentionDuration".to_owned(), "interval 7 days".to_owned())]);
     foreign(expiring.path()).await.set_tbl_properties().with_properties(properties).await.unwrap();
     assert!(refusal(expiring.path()).await.contains("setTransactionRetentionDuration"));
 
-    let retyped = tempfile::tempdir().unwrap();
+    let retyped = place();
     open(retyped.path()).await;
     let table = foreign(retyped.path()).await;
     let state = table.snapshot().unwrap();

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod faulty;
+mod place;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -14,6 +17,9 @@ use millrace_delta::{DeltaStore, Options, ScanRequest, TableReader};
 use millrace_rows::canonical::RowEncoder;
 use millrace_rows::schema::{AddedColumn, row_schema};
 use millrace_rows::{ColumnType, Cursor, LogId, Mark, Rewrite, Slice, Store};
+
+#[allow(unused_imports, reason = "as above")]
+pub use place::*;
 
 pub const LOG: LogId = LogId([0x5a; 16]);
 pub const DAY_US: i64 = 86_400_000_000;
@@ -222,27 +228,4 @@ pub fn expected<'a>(slices: impl IntoIterator<Item = &'a Slice>) -> BTreeMap<Row
         canonical(std::slice::from_ref(&slice.rows), &mut all);
     }
     all
-}
-
-/// Data files on disk, in force or not.
-pub fn data_files(table: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for directory in std::fs::read_dir(table).unwrap().map(|entry| entry.unwrap()) {
-        if directory.file_name().to_str().unwrap().starts_with("event_date=") {
-            for file in std::fs::read_dir(directory.path()).unwrap() {
-                found.push(file.unwrap().path().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-/// Commit entries on disk, the newest last.
-pub fn entries(table: &Path) -> Vec<String> {
-    let log = std::fs::read_dir(table.join("_delta_log")).unwrap();
-    let mut names: Vec<String> = log.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| name.ends_with(".json"));
-    names.sort();
-    names
 }
