@@ -13,10 +13,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use common::load::Load;
 use common::{PATIENCE, Server, assert_exactly_once_with, event, seed};
 use iggy::prelude::{Identifier, IggyMessage, MessageClient as _, Partitioning, SegmentClient as _};
+use millrace_log::{EventLog as _, LogError, NewRecord, ReadLimit, ResumeError, check_resume};
+use millrace_log_iggy::IggyLog;
 use millrace_pipeline::engine::EngineOptions;
+use millrace_rows::{Cursor, Mark};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
@@ -202,6 +206,54 @@ fn the_log_server_goes_and_comes_back_and_nothing_is_lost_or_doubled() {
     }
     assert_exactly_once_with(options(dir.path(), &stream), server, &acknowledged);
     println!("10 ends of the log server, 3 of ours, {} events, {:?}", acknowledged.len(), began.elapsed());
+}
+
+#[test]
+fn records_that_the_server_lost_are_missed() {
+    let iggy_dir = tempfile::tempdir().unwrap();
+    let Some(mut iggy) = Iggy::start(iggy_dir.path()) else { return };
+    let stream = iggy.stream();
+    let all = ReadLimit { records: usize::MAX, bytes: usize::MAX };
+    let record = |id| NewRecord { id, receipt: None, payload: Bytes::from_static(b"{}") };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // It acknowledges what is in its memory.
+    runtime.block_on(stream.create_topic_as(2, None, false));
+    let log = runtime.block_on(async {
+        let log = IggyLog::open(stream.options(2)).await.unwrap();
+        for partition in 0..2 {
+            log.append(partition, (1..=100).map(record).collect()).await.unwrap();
+        }
+        log
+    });
+    let read = runtime.block_on(log.read(0, 0, all)).unwrap();
+    let last = read.last().unwrap();
+    let cursor = Cursor { log: log.id(), next: last.offset + 1, mark: last.mark() };
+    iggy.kill();
+    iggy.restart();
+    runtime.block_on(async {
+        let deadline = Instant::now() + PATIENCE;
+        let end = loop {
+            match log.bounds(0).await {
+                Ok(bounds) => break bounds.end,
+                Err(error) => assert!(error.is_temporary() && Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(end < 100, "this server lost nothing: the test needs one that does");
+        for answer in [log.read(0, 100, all).await.err(), log.wait_past(0, 100).await.err()] {
+            assert!(matches!(answer, Some(LogError::PastEnd { partition: 0, .. })), "{answer:?}");
+        }
+        // Offsets are given again, to others.
+        produce(&stream, 0, 0, 120).await;
+        let anew = IggyLog::open(stream.options(2)).await.unwrap();
+        assert_eq!(anew.id(), log.id());
+        let resumed = check_resume(&anew, 0, &cursor).await;
+        assert!(matches!(resumed, Err(ResumeError::OffsetReused { offset: 99, .. })), "{resumed:?}");
+        let resumed = check_resume(&anew, 1, &Cursor { mark: Mark::NONE, ..cursor }).await;
+        assert!(matches!(resumed, Err(ResumeError::Log(LogError::PastEnd { .. }))), "{resumed:?}");
+        // And the log that was open all the time goes on reading nothing of it.
+        assert!(log.read(0, 100, all).await.is_err());
+    });
 }
 
 /// Events of a producer that knows nothing of us.
