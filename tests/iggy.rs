@@ -16,9 +16,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::load::Load;
 use common::{PATIENCE, Server, assert_exactly_once_with, event, seed};
-use iggy::prelude::{Identifier, IggyMessage, MessageClient as _, Partitioning, SegmentClient as _};
+use iggy::prelude::{
+    Identifier, IggyMessage, MessageClient as _, Partitioning, PersonalAccessTokenClient as _,
+    PersonalAccessTokenExpiry, SegmentClient as _,
+};
 use millrace_log::{EventLog as _, LogError, NewRecord, ReadLimit, ResumeError, check_resume};
-use millrace_log_iggy::IggyLog;
+use millrace_log_iggy::{IggyLog, Options};
 use millrace_pipeline::engine::EngineOptions;
 use millrace_rows::{Cursor, Mark};
 use rand::rngs::StdRng;
@@ -74,24 +77,30 @@ struct Iggy {
     dir: PathBuf,
     tcp: u16,
     http: u16,
+    /// More of its environment.
+    more: Vec<(&'static str, String)>,
     child: Child,
 }
 
 impl Iggy {
     fn start(dir: &Path) -> Option<Self> {
+        Self::start_with(dir, Vec::new())
+    }
+
+    fn start_with(dir: &Path, more: Vec<(&'static str, String)>) -> Option<Self> {
         let Some(program) = std::env::var_os("MILLRACE_TEST_IGGY_SERVER") else {
             println!("SKIPPED: MILLRACE_TEST_IGGY_SERVER is not set to the program of an Iggy server");
             return None;
         };
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (program, tcp, http) = (PathBuf::from(program), free(), free());
-        let child = Self::spawn(&program, dir, tcp, http);
-        let iggy = Self { program, dir: dir.to_owned(), tcp, http, child };
+        let child = Self::spawn(&program, dir, tcp, http, &more);
+        let iggy = Self { program, dir: dir.to_owned(), tcp, http, more, child };
         iggy.wait();
         Some(iggy)
     }
 
-    fn spawn(program: &Path, dir: &Path, tcp: u16, http: u16) -> Child {
+    fn spawn(program: &Path, dir: &Path, tcp: u16, http: u16, more: &[(&'static str, String)]) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(dir.join("server.log")).unwrap();
         Command::new(program)
             .current_dir(dir)
@@ -102,6 +111,7 @@ impl Iggy {
             .env("IGGY_HTTP_ADDRESS", format!("127.0.0.1:{http}"))
             .env("IGGY_QUIC_ENABLED", "false")
             .env("IGGY_WEBSOCKET_ENABLED", "false")
+            .envs(more.iter().map(|(name, value)| (*name, value)))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())
@@ -137,7 +147,7 @@ impl Iggy {
     }
 
     fn restart(&mut self) {
-        self.child = Self::spawn(&self.program, &self.dir, self.tcp, self.http);
+        self.child = Self::spawn(&self.program, &self.dir, self.tcp, self.http, &self.more);
         self.wait();
     }
 
@@ -206,6 +216,54 @@ fn the_log_server_goes_and_comes_back_and_nothing_is_lost_or_doubled() {
     }
     assert_exactly_once_with(options(dir.path(), &stream), server, &acknowledged);
     println!("10 ends of the log server, 3 of ours, {} events, {:?}", acknowledged.len(), began.elapsed());
+}
+
+#[test]
+fn over_tls_with_a_token() {
+    let (dir, iggy_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let made = rcgen::generate_simple_self_signed(["log.example.org".to_owned()]).unwrap();
+    let (certificate, key) = (iggy_dir.path().join("cert.pem"), iggy_dir.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let shown = |path: &Path| path.to_str().unwrap().to_owned();
+    let more = vec![
+        ("IGGY_TCP_TLS_ENABLED", "true".to_owned()),
+        ("IGGY_TCP_TLS_SELF_SIGNED", "false".to_owned()),
+        ("IGGY_TCP_TLS_CERT_FILE", shown(&certificate)),
+        ("IGGY_TCP_TLS_KEY_FILE", shown(&key)),
+    ];
+    let Some(iggy) = Iggy::start_with(iggy_dir.path(), more) else { return };
+    let tls = format!("tls=true&tls_domain=log.example.org&tls_ca_file={}", shown(&certificate));
+    let mut stream = iggy.stream();
+    stream.url = format!("{}?{tls}", stream.url);
+    let token = block_on(async {
+        stream.create_topic(PARTITIONS, None).await;
+        let client = topic::client(&stream.url).await;
+        client.create_personal_access_token("millrace", PersonalAccessTokenExpiry::NeverExpire).await.unwrap().token
+    });
+    let token = token.as_str();
+    let address = format!("127.0.0.1:{}", iggy.tcp);
+    let with = |url: &str| {
+        let environment = [("MILLRACE_LOG__URL", url), ("MILLRACE_LOG__STREAM", &stream.name)];
+        Server::try_start_with(dir.path(), "", &environment)
+    };
+    let server = with(&format!("iggy://{token}@{address}?{tls}")).unwrap_or_else(|status| panic!("{status}"));
+    let body = json!({"batch": [event("one", "device", 1)]}).to_string();
+    assert_eq!(server.post("/v1/batch", body.as_bytes()).unwrap().0, 200);
+    let status = server.wait_caught_up();
+    assert!(!status.to_string().contains(token), "the token is shown");
+    assert!(server.stop().success());
+    // Another name than the certificate's, and the log is not spoken with.
+    let options =
+        |url: &str| Options { open_wait: Duration::from_millis(100), ..Options::new(url.parse().unwrap(), "s", "t") };
+    for wrong in [
+        format!("iggy://{token}@{address}?{}", tls.replace("log.example.org", "other.example.org")),
+        format!("iggy://{token}@{address}?tls=true&tls_domain=log.example.org"),
+        format!("iggy://{token}x@{address}?{tls}"),
+    ] {
+        let error = block_on(IggyLog::open(options(&wrong))).err().expect("no log").to_string();
+        assert!(error.contains(&address) && !error.contains(token), "{error}");
+    }
 }
 
 #[test]

@@ -31,7 +31,9 @@ pub fn seed(default: u64) -> u64 {
 
 /// A connection of the client library itself, as any producer has one.
 pub async fn client(url: &str) -> TcpClient {
-    let client = TcpClient::from_connection_string(&format!("{url}?nodelay=true&reconnection_retries=3")).unwrap();
+    let options = if url.contains('?') { '&' } else { '?' };
+    let url = format!("{url}{options}nodelay=true&reconnection_retries=3");
+    let client = TcpClient::from_connection_string(&url).unwrap();
     client.connect().await.unwrap();
     client
 }
