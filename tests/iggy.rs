@@ -13,10 +13,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use common::load::Load;
 use common::{PATIENCE, Server, assert_exactly_once_with, event, seed};
-use iggy::prelude::{Identifier, IggyMessage, MessageClient as _, Partitioning, SegmentClient as _};
+use iggy::prelude::{
+    Identifier, IggyMessage, MessageClient as _, Partitioning, PersonalAccessTokenClient as _,
+    PersonalAccessTokenExpiry, SegmentClient as _,
+};
+use millrace_log::{EventLog as _, LogError, NewRecord, ReadLimit, ResumeError, check_resume};
+use millrace_log_iggy::{IggyLog, Options};
 use millrace_pipeline::engine::EngineOptions;
+use millrace_rows::{Cursor, Mark};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
@@ -70,24 +77,30 @@ struct Iggy {
     dir: PathBuf,
     tcp: u16,
     http: u16,
+    /// More of its environment.
+    more: Vec<(&'static str, String)>,
     child: Child,
 }
 
 impl Iggy {
     fn start(dir: &Path) -> Option<Self> {
+        Self::start_with(dir, Vec::new())
+    }
+
+    fn start_with(dir: &Path, more: Vec<(&'static str, String)>) -> Option<Self> {
         let Some(program) = std::env::var_os("MILLRACE_TEST_IGGY_SERVER") else {
             println!("SKIPPED: MILLRACE_TEST_IGGY_SERVER is not set to the program of an Iggy server");
             return None;
         };
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (program, tcp, http) = (PathBuf::from(program), free(), free());
-        let child = Self::spawn(&program, dir, tcp, http);
-        let iggy = Self { program, dir: dir.to_owned(), tcp, http, child };
+        let child = Self::spawn(&program, dir, tcp, http, &more);
+        let iggy = Self { program, dir: dir.to_owned(), tcp, http, more, child };
         iggy.wait();
         Some(iggy)
     }
 
-    fn spawn(program: &Path, dir: &Path, tcp: u16, http: u16) -> Child {
+    fn spawn(program: &Path, dir: &Path, tcp: u16, http: u16, more: &[(&'static str, String)]) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(dir.join("server.log")).unwrap();
         Command::new(program)
             .current_dir(dir)
@@ -98,6 +111,7 @@ impl Iggy {
             .env("IGGY_HTTP_ADDRESS", format!("127.0.0.1:{http}"))
             .env("IGGY_QUIC_ENABLED", "false")
             .env("IGGY_WEBSOCKET_ENABLED", "false")
+            .envs(more.iter().map(|(name, value)| (*name, value)))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())
@@ -133,7 +147,7 @@ impl Iggy {
     }
 
     fn restart(&mut self) {
-        self.child = Self::spawn(&self.program, &self.dir, self.tcp, self.http);
+        self.child = Self::spawn(&self.program, &self.dir, self.tcp, self.http, &self.more);
         self.wait();
     }
 
@@ -202,6 +216,102 @@ fn the_log_server_goes_and_comes_back_and_nothing_is_lost_or_doubled() {
     }
     assert_exactly_once_with(options(dir.path(), &stream), server, &acknowledged);
     println!("10 ends of the log server, 3 of ours, {} events, {:?}", acknowledged.len(), began.elapsed());
+}
+
+#[test]
+fn over_tls_with_a_token() {
+    let (dir, iggy_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let made = rcgen::generate_simple_self_signed(["log.example.org".to_owned()]).unwrap();
+    let (certificate, key) = (iggy_dir.path().join("cert.pem"), iggy_dir.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let shown = |path: &Path| path.to_str().unwrap().to_owned();
+    let more = vec![
+        ("IGGY_TCP_TLS_ENABLED", "true".to_owned()),
+        ("IGGY_TCP_TLS_SELF_SIGNED", "false".to_owned()),
+        ("IGGY_TCP_TLS_CERT_FILE", shown(&certificate)),
+        ("IGGY_TCP_TLS_KEY_FILE", shown(&key)),
+    ];
+    let Some(iggy) = Iggy::start_with(iggy_dir.path(), more) else { return };
+    let tls = format!("tls=true&tls_domain=log.example.org&tls_ca_file={}", shown(&certificate));
+    let mut stream = iggy.stream();
+    stream.url = format!("{}?{tls}", stream.url);
+    let token = block_on(async {
+        stream.create_topic(PARTITIONS, None).await;
+        let client = topic::client(&stream.url).await;
+        client.create_personal_access_token("millrace", PersonalAccessTokenExpiry::NeverExpire).await.unwrap().token
+    });
+    let token = token.as_str();
+    let address = format!("127.0.0.1:{}", iggy.tcp);
+    let with = |url: &str| {
+        let environment = [("MILLRACE_LOG__URL", url), ("MILLRACE_LOG__STREAM", &stream.name)];
+        Server::try_start_with(dir.path(), "", &environment)
+    };
+    let server = with(&format!("iggy://{token}@{address}?{tls}")).unwrap_or_else(|status| panic!("{status}"));
+    let body = json!({"batch": [event("one", "device", 1)]}).to_string();
+    assert_eq!(server.post("/v1/batch", body.as_bytes()).unwrap().0, 200);
+    let status = server.wait_caught_up();
+    assert!(!status.to_string().contains(token), "the token is shown");
+    assert!(server.stop().success());
+    // Another name than the certificate's, and the log is not spoken with.
+    let options =
+        |url: &str| Options { open_wait: Duration::from_millis(100), ..Options::new(url.parse().unwrap(), "s", "t") };
+    for wrong in [
+        format!("iggy://{token}@{address}?{}", tls.replace("log.example.org", "other.example.org")),
+        format!("iggy://{token}@{address}?tls=true&tls_domain=log.example.org"),
+        format!("iggy://{token}x@{address}?{tls}"),
+    ] {
+        let error = block_on(IggyLog::open(options(&wrong))).err().expect("no log").to_string();
+        assert!(error.contains(&address) && !error.contains(token), "{error}");
+    }
+}
+
+#[test]
+fn records_that_the_server_lost_are_missed() {
+    let iggy_dir = tempfile::tempdir().unwrap();
+    let Some(mut iggy) = Iggy::start(iggy_dir.path()) else { return };
+    let stream = iggy.stream();
+    let all = ReadLimit { records: usize::MAX, bytes: usize::MAX };
+    let record = |id| NewRecord { id, receipt: None, payload: Bytes::from_static(b"{}") };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // It acknowledges what is in its memory.
+    runtime.block_on(stream.create_topic_as(2, None, false));
+    let log = runtime.block_on(async {
+        let log = IggyLog::open(stream.options(2)).await.unwrap();
+        for partition in 0..2 {
+            log.append(partition, (1..=100).map(record).collect()).await.unwrap();
+        }
+        log
+    });
+    let read = runtime.block_on(log.read(0, 0, all)).unwrap();
+    let last = read.last().unwrap();
+    let cursor = Cursor { log: log.id(), next: last.offset + 1, mark: last.mark() };
+    iggy.kill();
+    iggy.restart();
+    runtime.block_on(async {
+        let deadline = Instant::now() + PATIENCE;
+        let end = loop {
+            match log.bounds(0).await {
+                Ok(bounds) => break bounds.end,
+                Err(error) => assert!(error.is_temporary() && Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(end < 100, "this server lost nothing: the test needs one that does");
+        for answer in [log.read(0, 100, all).await.err(), log.wait_past(0, 100).await.err()] {
+            assert!(matches!(answer, Some(LogError::PastEnd { partition: 0, .. })), "{answer:?}");
+        }
+        // Offsets are given again, to others.
+        produce(&stream, 0, 0, 120).await;
+        let anew = IggyLog::open(stream.options(2)).await.unwrap();
+        assert_eq!(anew.id(), log.id());
+        let resumed = check_resume(&anew, 0, &cursor).await;
+        assert!(matches!(resumed, Err(ResumeError::OffsetReused { offset: 99, .. })), "{resumed:?}");
+        let resumed = check_resume(&anew, 1, &Cursor { mark: Mark::NONE, ..cursor }).await;
+        assert!(matches!(resumed, Err(ResumeError::Log(LogError::PastEnd { .. }))), "{resumed:?}");
+        // And the log that was open all the time goes on reading nothing of it.
+        assert!(log.read(0, 100, all).await.is_err());
+    });
 }
 
 /// Events of a producer that knows nothing of us.

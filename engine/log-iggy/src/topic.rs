@@ -101,7 +101,7 @@ pub(crate) async fn create(client: &TcpClient, options: &Options) -> Result<(), 
         Err(IggyError::UnsupportedOptionKey(_)) => Err(CreateError::Never(LogError::Unusable(format!(
             "the Iggy server does not know the topic option {:?}, so it is older than the release 0.9.0 and the topic {}/{} was not \
              created: use a server of version 0.9.0, or create the topic yourself over the server's HTTP interface, with \
-             messages_required_to_save = 1 so that what it acknowledges is on its disk, and start again",
+             messages_required_to_save = 1 and enforce_fsync = true so that what it acknowledges is on its disk, and start again",
             topic_option_keys::DURABILITY,
             options.stream,
             options.topic
@@ -121,10 +121,12 @@ pub(crate) fn is_persisted(options: &ResourceOptions) -> Option<bool> {
             .find(|(key, _)| key.as_bytes() == wanted.as_bytes())
             .map(|(_, option)| option.value.to_string_value())
     };
-    if value(topic_option_keys::MESSAGES_REQUIRED_TO_SAVE).as_deref() == Some("1") {
-        return Some(true);
+    if let Some(durability) = value(topic_option_keys::DURABILITY) {
+        return Some(durability.eq_ignore_ascii_case("persisted"));
     }
-    value(topic_option_keys::DURABILITY).map(|durability| durability.eq_ignore_ascii_case("persisted"))
+    // A server that does not know it yet says it in two options.
+    let fsync = value("enforce_fsync")?;
+    Some(fsync == "true" && value(topic_option_keys::MESSAGES_REQUIRED_TO_SAVE).as_deref() == Some("1"))
 }
 
 /// The partitions' bounds, by number.

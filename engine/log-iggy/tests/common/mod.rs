@@ -31,7 +31,9 @@ pub fn seed(default: u64) -> u64 {
 
 /// A connection of the client library itself, as any producer has one.
 pub async fn client(url: &str) -> TcpClient {
-    let client = TcpClient::from_connection_string(&format!("{url}?nodelay=true&reconnection_retries=3")).unwrap();
+    let options = if url.contains('?') { '&' } else { '?' };
+    let url = format!("{url}{options}nodelay=true&reconnection_retries=3");
+    let client = TcpClient::from_connection_string(&url).unwrap();
     client.connect().await.unwrap();
     client
 }
@@ -57,13 +59,18 @@ impl Stream {
 
     /// Makes the topic; a server that is older than the client library is asked over HTTP.
     pub async fn create_topic(&self, partitions: u32, segment_bytes: Option<u64>) {
+        self.create_topic_as(partitions, segment_bytes, true).await;
+    }
+
+    /// The same, of a durability of one's own choice.
+    pub async fn create_topic_as(&self, partitions: u32, segment_bytes: Option<u64>, persisted: bool) {
         let client = client(&self.url).await;
         if !matches!(client.create_stream(&self.name).await, Ok(_) | Err(IggyError::StreamNameAlreadyExists(_))) {
             panic!("the stream can't be created");
         }
         let options = TopicCreateOptions {
             partitions_count: Some(partitions),
-            durability: Durability::Persisted,
+            durability: if persisted { Durability::Persisted } else { Durability::Replicated },
             segment_size: segment_bytes.map(IggyByteSize::from),
             raw: BTreeMap::new(),
             ..TopicCreateOptions::default()
@@ -71,19 +78,25 @@ impl Stream {
         let stream = Identifier::named(&self.name).unwrap();
         match client.create_topic(&stream, "events", &options).await {
             Ok(_) => {}
-            Err(IggyError::UnsupportedOptionKey(_)) => self.create_topic_over_http(partitions, segment_bytes),
+            Err(IggyError::UnsupportedOptionKey(_)) => {
+                self.create_topic_over_http(partitions, segment_bytes, persisted);
+            }
             Err(error) => panic!("the topic can't be created: {error}"),
         }
     }
 
-    fn create_topic_over_http(&self, partitions: u32, segment_bytes: Option<u64>) {
+    fn create_topic_over_http(&self, partitions: u32, segment_bytes: Option<u64>, persisted: bool) {
         let http = &self.http;
         let (user, password) =
             self.url.trim_start_matches("iggy://").split('@').next().unwrap().split_once(':').unwrap();
         let login = serde_json::json!({"username": user, "password": password});
         let answer = post(&format!("{http}/users/login"), None, &login);
         let token = answer["access_token"]["token"].as_str().expect("a token").to_owned();
-        let mut options = serde_json::json!({"messages_required_to_save": "1"});
+        let mut options = serde_json::json!({});
+        if persisted {
+            options["messages_required_to_save"] = "1".into();
+            options["enforce_fsync"] = "true".into();
+        }
         if let Some(bytes) = segment_bytes {
             options["segment_size"] = bytes.to_string().into();
         }
