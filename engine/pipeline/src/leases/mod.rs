@@ -7,7 +7,7 @@
 //! * [`Duties`]: what the loops ask.
 //!
 //! The board itself, and why no clock is needed, is described in [`millrace_timeline::leases`]. A worker that dies is
-//! taken off it after [`STILL_LOOKS_MAX`](protocol::STILL_LOOKS_MAX) looks of another, and what it did is taken up at the
+//! taken off it after [`STILL_LOOKS_MAX`] looks of another, and what it did is taken up at the
 //! next: with [`LOOK_EVERY`] in less than five seconds. One that stops in order gives back what it holds.
 
 pub mod protocol;
