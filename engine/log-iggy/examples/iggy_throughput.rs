@@ -1,5 +1,5 @@
 //! What a server takes and gives through the log, from one process:
-//! `cargo run --release -p millrace-log-iggy --example throughput -- iggy://iggy:iggy@127.0.0.1:8090 STREAM`. The topic
+//! `cargo run --release -p millrace-log-iggy --example iggy_throughput -- iggy://iggy:iggy@127.0.0.1:8090 STREAM`. The topic
 //! `events` of the stream is used, or made with four partitions.
 
 #![expect(clippy::expect_used, reason = "an example")]
