@@ -28,6 +28,7 @@ mod connection;
 mod error;
 mod log;
 pub mod message;
+mod open;
 mod options;
 mod state;
 mod topic;
