@@ -1,8 +1,8 @@
 //! Several engines over one log, one keyspace and one table: partitions move from those that die to those that live, a
 //! correction published by one is applied by all, and both stores end as log and timeline say.
 //!
-//! The log and the keyspace are embedded ones that all engines of this process share. With `MILLRACE_TEST_IGGY` and
-//! `MILLRACE_TEST_FDB` the same could be done by processes; what the engines do is the same.
+//! The log is an embedded one that all engines of this process share. The keyspace is an embedded one, too, and besides a
+//! cluster where `MILLRACE_TEST_FDB` names one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking too")]
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{Audit, PATIENCE, seed};
 use millrace_keyspace::Keyspace;
-use millrace_keyspace::embedded::EmbeddedKeyspace;
+use millrace_keyspace::conformance::place::Place;
 use millrace_log::EventLog;
 use millrace_log::embedded::EmbeddedLog;
 use millrace_pipeline::correction::{ChangeSource, CorrectionSource, RangeSource};
@@ -42,13 +42,12 @@ struct Shared {
 }
 
 impl Shared {
-    async fn new(dir: &Path) -> Self {
+    async fn new(dir: &Path, place: &Place) -> Self {
         let options = millrace_log::embedded::Options { partitions: PARTITIONS, ..Default::default() };
-        let keyspace = EmbeddedKeyspace::open(dir.join("keyspace"), Default::default()).await.unwrap();
         Self {
             dir: dir.to_owned(),
             log: Arc::new(EmbeddedLog::open(dir.join("log"), options).unwrap()),
-            keyspace: Arc::new(keyspace),
+            keyspace: place.open(Default::default()).await.keyspace,
             born: 0,
         }
     }
@@ -130,9 +129,16 @@ async fn until_head(engine: &Engine, head: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_die_and_come_and_both_stores_are_what_the_log_says() {
-    let mut random = StdRng::seed_from_u64(seed(17));
+    let keyspaces = tempfile::tempdir().unwrap();
+    for place in Place::all("workers", keyspaces.path()) {
+        println!("{place:?}");
+        die_and_come(&place, StdRng::seed_from_u64(seed(17))).await;
+    }
+}
+
+async fn die_and_come(place: &Place, mut random: StdRng) {
     let dir = tempfile::tempdir().unwrap();
-    let mut shared = Shared::new(dir.path()).await;
+    let mut shared = Shared::new(dir.path(), place).await;
     let mut workers = Vec::new();
     for _ in 0..3 {
         workers.push(shared.start(&Role::ALL).await);
