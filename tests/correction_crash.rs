@@ -191,7 +191,7 @@ fn verify_finds_what_is_planted_and_a_rebuild_mends_it() {
     for doubled in [false, true] {
         let copy = copy_of(dir.path());
         let rows = plant_in_table(copy.path(), doubled);
-        let (same, report) = verify(copy.path(), &["--store", "delta"]);
+        let (same, report) = verify(copy.path(), &["--store", "delta", "--all"]);
         assert!(!same && report["stores"]["delta"]["differences"] == rows, "{rows} rows: {report:#}");
         assert_eq!(report["first"][0]["what"], if doubled { "doubled" } else { "missing" });
         let (done, answer) = command(copy.path(), &["rebuild", "delta"]);
