@@ -179,8 +179,16 @@ async fn die_and_come(place: &Place, mut random: StdRng) {
     let head = workers[0].timeline().head();
     for engine in workers.iter().chain([&query]) {
         until_head(engine, head).await;
-        tokio::time::timeout(PATIENCE, engine.drain()).await.expect("drained").unwrap();
-        tokio::time::timeout(PATIENCE, engine.settle()).await.expect("settled").unwrap();
+        let arrived = async {
+            engine.drain().await?;
+            engine.settle().await
+        };
+        if tokio::time::timeout(PATIENCE, arrived).await.ok() != Some(Ok(())) {
+            for engine in workers.iter().chain([&query]) {
+                println!("{}", serde_json::to_string_pretty(&engine.status().await.unwrap()).unwrap());
+            }
+            panic!("the stores do not arrive");
+        }
     }
     assert!(duties(&query).await.is_empty());
     let audit = Audit::of_engine(&query).await;

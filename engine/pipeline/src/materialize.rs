@@ -242,6 +242,15 @@ impl Materializer {
         mut state: StoreState,
         timeline: &Timeline,
     ) -> Result<StoreState, StoreError> {
+        if state.applied > timeline.head() && self.duties.are_shared() {
+            // Another worker was told of the revision first. This one will be soon, and tries again until then.
+            let detail = format!(
+                "the store has taken in revision {}, the timeline known here ends at {}: it is read again",
+                state.applied,
+                timeline.head()
+            );
+            return Err(StoreError::Unavailable { store: store.name(), detail });
+        }
         if state.applied > timeline.head() {
             return Err(StoreError::Broken {
                 store: store.name(),

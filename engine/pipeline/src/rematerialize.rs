@@ -287,6 +287,12 @@ impl Rematerializer {
         let revision = job.revision;
         let stands = |reason: String| Failed::Job { revision, reason };
         let timeline = self.processor.timeline().borrow().clone();
+        if timeline.head() < applied && self.duties.are_shared() {
+            // Another worker was told of the revision first.
+            let detail =
+                format!("the timeline known here ends at {}, the store has applied {applied}", timeline.head());
+            return Err(StoreError::Unavailable { store: "timeline", detail }.into());
+        }
         if timeline.head() < applied {
             return Err(stands(format!("the timeline ends at {}, the store has applied {applied}", timeline.head())));
         }

@@ -33,6 +33,7 @@ use millrace_timeline::verified::Verified;
 use millrace_timeline::{Catalogue, CatalogueError, Timeline};
 use serde::Serialize;
 
+use crate::follow::FOLLOW_EVERY;
 use crate::processor::{Processor, SliceError};
 use crate::verify::compare::{dead_differences, differences};
 use crate::verify::window::{Window, dead_hash, misplaced, prints};
@@ -303,6 +304,11 @@ impl Verifier {
                     break;
                 }
                 let applied = place.state.applied;
+                if timeline.head() < applied {
+                    // Another worker has brought it into force; this one is told within a second.
+                    tokio::time::sleep(FOLLOW_EVERY).await;
+                    continue;
+                }
                 if let Entry::Vacant(vacant) = expected.entry(applied) {
                     let (window, records) = self.expected(&timeline, applied, partition, offsets.clone()).await?;
                     report.records += records;
