@@ -5,8 +5,13 @@
 //! ```
 //!
 //! EVENTS is 200,000 by default. It fills a log, lets both stores take it in, corrects the last hundredth of each
-//! partition, rebuilds both stores, corrects everything, and corrects everything again beside traffic at three tenths of
-//! the rate at which the stores took the log in.
+//! partition, rebuilds both stores, lets them take in half as much again, and replays everything three times: with a
+//! correction that gives some devices another name, with one that gives every device another, and with one beside traffic
+//! at three tenths of the rate at which the stores took the log in.
+//!
+//! What replays are held against is the rate at which the same stores take in a log that waits for them, with nothing to
+//! ingest beside it: once from their beginning, and once onto what they have then. An LSM tree takes the first events for
+//! less than the last.
 
 #[path = "../throughput/events.rs"]
 mod events;
@@ -21,6 +26,7 @@ use millrace_log::{NewRecord, Record};
 use millrace_pipeline::correction::{ChangeSource, CorrectionSource, RangeSource};
 use millrace_pipeline::engine::{Engine, EngineOptions};
 use millrace_pipeline::pipeline::{PluginSource, StepSource};
+use millrace_pipeline::progress::{PartitionProgress, PartitionState};
 use millrace_pipeline::verify::VerifyOptions;
 use serde_json::json;
 
@@ -50,16 +56,39 @@ async fn append(engine: &Engine, number: u64, records: &[Record]) -> Result<()> 
     Ok(())
 }
 
-/// Brings a correction into force that gives some devices another name; both stores have still to apply it.
-async fn correct(engine: &Engine, mark: &str, last: Option<u64>) -> Result<()> {
+/// The prefix of every device's name.
+const EVERY_DEVICE: &str = "d-0000";
+/// The prefix of one name in twelve.
+const SOME_DEVICES: &str = "d-00000";
+
+/// Brings a correction into force that gives devices another name; both stores have still to apply it. Whatever a device's
+/// name, its rows are made again.
+async fn correct(engine: &Engine, devices: &str, mark: &str, last: Option<u64>) -> Result<()> {
     let plugin = PluginSource::Named("rewrite-device-id@0.1.0".parse()?);
-    let step = StepSource::new(plugin, json!({"rules": [{"from_prefix": "d-0000", "to": mark}]}));
+    let step = StepSource::new(plugin, json!({"rules": [{"from_prefix": devices, "to": mark}]}));
     let source = CorrectionSource {
         change: ChangeSource::Insert { step, before: None },
         range: RangeSource { last, ..RangeSource::default() },
     };
     let plan = engine.plan_correction(source).await?;
     engine.correct(&plan, "benchmark", mark).await?;
+    Ok(())
+}
+
+/// Appends `count` events.
+async fn fill(engine: &Engine, records: &[Record], count: u64) -> Result<()> {
+    for number in 0..count.div_ceil(APPEND as u64) {
+        let at = (number as usize * APPEND) % records.len();
+        append(engine, number, &records[at..(at + APPEND).min(records.len())]).await?;
+    }
+    Ok(())
+}
+
+/// Returns once no partition stands.
+async fn running(engine: &Engine) -> Result<()> {
+    let mut progress = engine.progress().subscribe();
+    let runs = |partition: &PartitionProgress| partition.state == PartitionState::Running;
+    progress.wait_for(|stores| stores.values().all(|store| store.partitions.values().all(runs))).await?;
     Ok(())
 }
 
@@ -72,10 +101,7 @@ async fn run(events: usize) -> Result<()> {
     let engine: Arc<Engine> = Engine::open(EngineOptions::at(dir.path())).await?;
     let records = events::records(events.min(200_000));
     let count = events as u64;
-    for number in 0..count.div_ceil(APPEND as u64) {
-        let at = (number as usize * APPEND) % records.len();
-        append(&engine, number, &records[at..(at + APPEND).min(records.len())]).await?;
-    }
+    fill(&engine, &records, count).await?;
     let meter = Meter::start();
     engine.start().await;
     engine.drain().await?;
@@ -87,7 +113,7 @@ async fn run(events: usize) -> Result<()> {
 
     let last = count / 100 / u64::from(engine.log().partitions());
     let meter = Meter::start();
-    correct(&engine, "a-hundredth", Some(last)).await?;
+    correct(&engine, EVERY_DEVICE, "a-hundredth", Some(last)).await?;
     let planned = meter.stop();
     line("planning and checking a correction", 0, planned);
     let meter = Meter::start();
@@ -110,29 +136,32 @@ async fn run(events: usize) -> Result<()> {
         hundredth.processor.as_secs_f64() / rebuilt * 100.0
     );
 
-    // Live onto stores that are full: an LSM tree takes the first events for less than the last.
-    let more = count / 5;
+    let more = count / 2;
+    engine.pause("benchmark", "the log is filled").await?;
+    fill(&engine, &records, more).await?;
     let meter = Meter::start();
-    for number in 0..more.div_ceil(APPEND as u64) {
-        let at = (number as usize * APPEND) % records.len();
-        append(&engine, number, &records[at..(at + APPEND).min(records.len())]).await?;
-    }
+    engine.resume().await?;
+    running(&engine).await?;
     engine.drain().await?;
     let full = meter.stop();
-    line("live: a fifth more, onto full stores", more, full);
+    line("live: half as much onto full stores", more, full);
+    engine.maintainer().compact().await?;
 
-    let meter = Meter::start();
-    correct(&engine, "everything", None).await?;
-    settled(&engine).await?;
-    let all = meter.stop();
-    line("correcting everything", count + more, all);
     let rate = |events: u64, took: Took| events as f64 / took.clock.as_secs_f64();
-    println!(
-        "{:<44} {:>8.2}x of live from the beginning (bar 1), {:.2}x of live onto full stores",
-        "replay",
-        rate(count + more, all) / rate(count, live),
-        rate(count + more, all) / rate(more, full)
-    );
+    let replays = [("some", SOME_DEVICES, "one device in twelve"), ("every", EVERY_DEVICE, "every device")];
+    for (mark, devices, what) in replays {
+        let meter = Meter::start();
+        correct(&engine, devices, mark, None).await?;
+        settled(&engine).await?;
+        let all = meter.stop();
+        line(&format!("replay of everything, {what} renamed"), count + more, all);
+        println!(
+            "{:<44} {:>8.2}x of live onto full stores (bar 1), {:.2}x of live from the beginning",
+            "",
+            rate(count + more, all) / rate(more, full),
+            rate(count + more, all) / rate(count, live)
+        );
+    }
 
     beside_traffic(&engine, &records, count, count as f64 / live.clock.as_secs_f64() * TRAFFIC).await?;
     let meter = Meter::start();
@@ -145,7 +174,7 @@ async fn run(events: usize) -> Result<()> {
 
 /// Corrects everything while events come in at `rate` a second, and looks at how far the stores fall behind.
 async fn beside_traffic(engine: &Arc<Engine>, records: &[Record], count: u64, rate: f64) -> Result<()> {
-    correct(engine, "beside", None).await?;
+    correct(engine, EVERY_DEVICE, "beside", None).await?;
     let began = Instant::now();
     let (mut sent, mut worst, mut settled_after) = (0u64, 0.0f64, None);
     // While the correction runs, and some seconds more.

@@ -1,12 +1,14 @@
 //! The writer of a store's jobs.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use millrace_keyspace::{BATCH_BYTES_MAX, Batch, Compare, Keyspace, Snapshot, Write};
+use millrace_keyspace::{BATCH_BYTES_MAX, Batch, Compare, Keyspace, KeyspaceError, Snapshot, Write};
 use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
+use tokio::task::JoinSet;
 
 use crate::codec::{decode_job, encode_job};
 use crate::encode::{EncodeError, Limits};
@@ -26,19 +28,22 @@ pub const REWRITE_RECORDS_MAX: u64 = 4096;
 
 /// Most lineages that one transaction replaces: each is looked up by itself, and a snapshot of a cluster lives for seconds.
 const TRANSACTION_LINEAGES_MAX: usize = 256;
+/// Transactions that are committed at the same time: an `fsync` or a round trip to a cluster is shared by so many.
+const TRANSACTIONS_AT_ONCE: usize = 4;
 
 const JOB_PAGE: usize = 100;
 
 /// The device history as a [`Rewriter`]. What its transactions are is described in the [crate's documentation](crate).
 ///
-/// Memory: the encoded form of what is staged, and while it commits one transaction and the lineage that it reads.
+/// Memory: the encoded form of what is staged, and while it commits a few transactions and the lineage that one of them
+/// reads.
 pub struct HistoryRewriter {
     keyspace: Arc<dyn Keyspace>,
     keys: Arc<Keys>,
     limits: Limits,
     /// `None` before the first load and after an error.
     seen: Option<Loaded>,
-    staged: VecDeque<Staged>,
+    staged: Vec<Staged>,
 }
 
 /// What was last seen of the state and of the jobs.
@@ -54,18 +59,28 @@ struct Staged {
     /// The end of the offsets that were looked at.
     end: u64,
     records: VecDeque<Remade>,
+    /// Where the lineages that transactions under way change end: what comes now is looked for behind it.
+    from: u64,
+    /// Records whose lineage a transaction under way changes. Their turn comes when it is committed.
+    later: VecDeque<Remade>,
+}
+
+impl Staged {
+    fn new(partition: u32, end: u64, records: Vec<Remade>) -> Self {
+        Self { partition, end, records: records.into(), from: 0, later: VecDeque::new() }
+    }
+
+    /// Leaves the next `count` records, and what else a lineage that ends at `end` covers, to a later transaction.
+    fn pass(&mut self, count: usize, end: u64) {
+        self.later.extend(self.records.drain(..count));
+        self.from = end;
+    }
 }
 
 impl HistoryRewriter {
     /// A rewriter of the history below `root`. Reads nothing yet.
     pub fn new(keyspace: Arc<dyn Keyspace>, root: &str) -> Self {
-        Self {
-            keyspace,
-            keys: Arc::new(Keys::new(root)),
-            limits: Limits::default(),
-            seen: None,
-            staged: VecDeque::new(),
-        }
+        Self { keyspace, keys: Arc::new(Keys::new(root)), limits: Limits::default(), seen: None, staged: Vec::new() }
     }
 
     /// Cuts transactions smaller than [`TRANSACTION_BYTES`](crate::TRANSACTION_BYTES) and
@@ -120,7 +135,7 @@ impl HistoryRewriter {
                 staged.end = offsets.end;
                 staged.records.extend(records);
             }
-            None => self.staged.push_back(Staged { partition, end: offsets.end, records: records.into() }),
+            None => self.staged.push(Staged::new(partition, offsets.end, records)),
         }
         Ok(())
     }
@@ -144,24 +159,34 @@ impl HistoryRewriter {
         };
         let compares =
             vec![seen.state.compare_applied(&self.keys), Compare { key: job_key, expected: Some(job_bytes.clone()) }];
-        loop {
+        let mut under_way = UnderWay::default();
+        let last = loop {
             let mut open = Open::new(self.limits, &compares, &move_job);
             if !work.is_empty() {
-                // One for each transaction: it is held for as long as it takes to read what that one replaces.
+                // One for each transaction: it is held for as long as it takes to read what that one replaces. Whether it
+                // has those that are under way does not matter: no two of them change the same lineage.
                 let snapshot = self.keyspace.snapshot().await.map_err(write_error)?;
                 fill(&*snapshot, &self.keys, &mut work, &mut open).await?;
             }
-            let last = work.is_empty();
-            if last {
-                open.batch.writes.push(move_job.clone());
+            let round_ends = work.iter().all(|staged| staged.records.is_empty());
+            if round_ends && work.iter().all(|staged| staged.later.is_empty()) {
+                break open.batch;
             }
-            fail::fail_point!("history::rewrite::before", |_| std::process::abort());
-            self.keyspace.commit(open.batch).await.map_err(write_error)?;
-            fail::fail_point!("history::rewrite::between", |_| std::process::abort());
-            if last {
-                break;
+            under_way.commit(&self.keyspace, open.batch).await?;
+            if round_ends {
+                under_way.all().await?;
+                work.retain_mut(|staged| {
+                    staged.records = std::mem::take(&mut staged.later);
+                    staged.from = 0;
+                    !staged.records.is_empty()
+                });
             }
-        }
+        };
+        under_way.all().await?;
+        // Only now: what moves the job says that all of it is done.
+        let last = Batch { writes: last.writes.into_iter().chain([move_job]).collect(), ..last };
+        under_way.commit(&self.keyspace, last).await?;
+        under_way.all().await?;
         match moved.zip(moved_bytes) {
             Some(job) => seen.jobs.insert(revision, job),
             None => seen.jobs.remove(&revision),
@@ -278,52 +303,85 @@ impl Open {
     }
 }
 
-/// Moves records into a transaction until it is full or no work is left. It always takes some, or cuts a lineage so that the
-/// next one can.
-async fn fill(
-    snapshot: &dyn Snapshot,
-    keys: &Keys,
-    work: &mut VecDeque<Staged>,
-    open: &mut Open,
-) -> Result<(), StoreError> {
-    while let Some(staged) = work.front_mut() {
+/// Transactions that are being committed. Those that are not answered when this is dropped may be committed all the same:
+/// each is right by itself, and compares what it relies on.
+#[derive(Default)]
+struct UnderWay(JoinSet<Result<(), KeyspaceError>>);
+
+impl UnderWay {
+    /// Begins to commit one more, once there is room.
+    async fn commit(&mut self, keyspace: &Arc<dyn Keyspace>, batch: Batch) -> Result<(), StoreError> {
+        if self.0.len() >= TRANSACTIONS_AT_ONCE {
+            self.next().await?;
+        }
+        let keyspace = keyspace.clone();
+        self.0.spawn(async move {
+            fail::fail_point!("history::rewrite::before", |_| std::process::abort());
+            keyspace.commit(batch).await?;
+            fail::fail_point!("history::rewrite::between", |_| std::process::abort());
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Returns when all of them are committed.
+    async fn all(&mut self) -> Result<(), StoreError> {
+        while !self.0.is_empty() {
+            self.next().await?;
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<(), StoreError> {
+        match self.0.join_next().await {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(write_error(error)),
+            Some(Err(panic)) => Err(broken(format!("committing a transaction panicked: {panic}"))),
+        }
+    }
+}
+
+/// Moves records into a transaction until it is full or all that can be taken now is. It always takes some, or cuts a
+/// lineage so that a later one can.
+async fn fill(snapshot: &dyn Snapshot, keys: &Keys, work: &mut [Staged], open: &mut Open) -> Result<(), StoreError> {
+    for staged in work {
         let partition = staged.partition;
-        // Nothing that this transaction changes lies at or behind it.
-        let mut from = 0;
         while let Some(record) = staged.records.front() {
             if open.lineages == TRANSACTION_LINEAGES_MAX {
                 return Ok(());
             }
             open.lineages += 1;
             let offset = record.offset;
-            let found = covering(snapshot, keys, partition, offset, from).await.map_err(read_error)?;
+            let found = covering(snapshot, keys, partition, offset, staged.from).await.map_err(read_error)?;
             let Some(stored) = found else {
                 let batch = add(keys, partition, record);
                 let bytes = batch.size_bytes();
                 if open.fits(bytes, 1) || open.holds_alone(bytes) {
                     open.push(batch, bytes, 1);
                     staged.records.pop_front();
+                    // It may have a lineage of its own now, of nothing but itself.
+                    staged.from = offset + 1;
                     continue;
                 }
                 return if open.begun { Ok(()) } else { Err(too_large(partition, offset, bytes)) };
             };
-            let end = stored.lineage.offsets.end;
+            let Range { start, end } = stored.lineage.offsets;
             let within = staged.records.partition_point(|record| record.offset < end);
             match take(keys, partition, &stored, staged.records.make_contiguous(), within, open) {
                 Some((batch, bytes, taken)) => {
                     open.push(batch, bytes, taken);
                     staged.records.drain(..taken);
+                    staged.pass(within - taken, end);
                     if taken < within {
-                        // The lineage is changed once in a transaction.
                         return Ok(());
                     }
-                    from = end;
                 }
                 None if open.begun => return Ok(()),
-                None if end - stored.lineage.offsets.start > 1 => {
+                None if end - start > 1 => {
                     let batch = isolate(keys, partition, &stored, offset);
                     let bytes = batch.size_bytes();
                     open.push(batch, bytes, 0);
+                    staged.pass(within, end);
                     return Ok(());
                 }
                 None => {
@@ -332,7 +390,6 @@ async fn fill(
                 }
             }
         }
-        work.pop_front();
     }
     Ok(())
 }
