@@ -13,6 +13,9 @@ use crate::sound::{self, Places};
 
 /// Bytes of keys and values at which a transaction is cut, unless it is a single record.
 pub const TRANSACTION_BYTES: usize = 800_000;
+/// Bytes of keys and values at which a transaction that makes records again is cut, unless it is a single record: so much
+/// more that what one transaction of the live loop wrote can give way, as a rule, in one.
+pub const REWRITE_TRANSACTION_BYTES: usize = 950_000;
 /// Most log records of one transaction, those without rows counted.
 pub const TRANSACTION_RECORDS_MAX: u64 = 8192;
 
@@ -28,6 +31,11 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
+    /// Where transactions that make records again are cut.
+    pub(crate) fn of_rewrites() -> Self {
+        Self { bytes: REWRITE_TRANSACTION_BYTES, ..Self::default() }
+    }
+
     /// Cuts earlier than by default, never later.
     pub(crate) fn at_most(bytes: usize, records: u64) -> Self {
         let most = Self::default();

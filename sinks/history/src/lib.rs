@@ -34,8 +34,8 @@
 //! keys, chunks that are too many and a dead letter that is cured are. Records that are not made again keep rows and
 //! lineage entries as they are.
 //!
-//! A transaction swaps as many records as fit into [`TRANSACTION_BYTES`] and [`TRANSACTION_RECORDS_MAX`], of at most 256
-//! lineages. It compares `applied`, the job, and each lineage that it replaces with the
+//! A transaction swaps as many records as fit into [`REWRITE_TRANSACTION_BYTES`] and [`TRANSACTION_RECORDS_MAX`], of at most
+//! 256 lineages. It compares `applied`, the job, and each lineage that it replaces with the
 //! bytes that this rewriter read. So a revision that is taken in fences it, and of two rewriters one; the live loop writes
 //! no lineage before a cursor and meets a rewriter only where a partition begins, which changes `applied`. Of the
 //! transactions of one commit four at a time are under way: no two of them change the same lineage, and what is left of a
@@ -77,7 +77,7 @@ mod swap;
 pub mod value;
 mod varint;
 
-pub use encode::{TRANSACTION_BYTES, TRANSACTION_RECORDS_MAX};
+pub use encode::{REWRITE_TRANSACTION_BYTES, TRANSACTION_BYTES, TRANSACTION_RECORDS_MAX};
 pub use keys::{Keys, RowKey};
 pub use materialized::{
     LINEAGES_MAX, LineageFaults, MATERIALIZED_BYTES_MAX, MATERIALIZED_RECORDS_MAX, MaterializedPage, MaterializedRow,

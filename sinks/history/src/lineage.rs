@@ -49,34 +49,45 @@ pub struct LineageRow<D = String> {
     pub chunks: u32,
 }
 
-impl LineageRow {
+impl<D: AsRef<str>> LineageRow<D> {
     /// Where the row stands.
     pub fn key(&self, partition: u32) -> RowKey {
         RowKey {
-            device_id: self.device_id.clone(),
+            device_id: self.device_id.as_ref().to_owned(),
             event_time_us: self.event_time_us,
             partition,
             offset: self.offset,
             sub: self.sub,
         }
     }
-}
 
-impl LineageRow<&str> {
     /// The same with a device's name of its own.
-    pub(crate) fn owned(&self) -> LineageRow {
-        let Self { offset, sub, device_id, event_time_us, revision, chunks } = *self;
-        LineageRow { offset, sub, device_id: device_id.to_owned(), event_time_us, revision, chunks }
+    pub fn owned(&self) -> LineageRow {
+        let Self { offset, sub, ref device_id, event_time_us, revision, chunks } = *self;
+        LineageRow { offset, sub, device_id: device_id.as_ref().to_owned(), event_time_us, revision, chunks }
+    }
+
+    /// The same with the device's name of this.
+    pub fn borrowed(&self) -> LineageRow<&str> {
+        let Self { offset, sub, ref device_id, event_time_us, revision, chunks } = *self;
+        LineageRow { offset, sub, device_id: device_id.as_ref(), event_time_us, revision, chunks }
     }
 }
 
 /// The lineage of the records that one transaction wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lineage {
+pub struct Lineage<D = String> {
     /// The offsets that it covers.
     pub offsets: Range<u64>,
     /// Their rows, in the order (offset, sub).
-    pub rows: Vec<LineageRow>,
+    pub rows: Vec<LineageRow<D>>,
+}
+
+impl Lineage<&str> {
+    /// The same with names of its own.
+    pub fn owned(&self) -> Lineage {
+        Lineage { offsets: self.offsets.clone(), rows: self.rows.iter().map(LineageRow::owned).collect() }
+    }
 }
 
 /// Upper bound of what one row adds, without the name of a device that is new.
@@ -88,7 +99,7 @@ pub(crate) const DEVICE_BYTES_MAX: usize = 3;
 
 /// Packs the rows of `offsets`, which must be in the order (offset, sub).
 pub fn encode<D: AsRef<str>>(offsets: Range<u64>, rows: &[LineageRow<D>]) -> Vec<u8> {
-    let mut index = HashMap::new();
+    let mut index = HashMap::with_capacity(rows.len());
     let mut devices = Vec::new();
     for row in rows {
         let device = row.device_id.as_ref();
@@ -119,7 +130,7 @@ pub fn encode<D: AsRef<str>>(offsets: Range<u64>, rows: &[LineageRow<D>]) -> Vec
 /// Packs the rows of `offsets` into as many values as it takes for each to stay whole: to have at most
 /// [`CHUNK_BYTES`](crate::value::CHUNK_BYTES). A single record that needs more gets it. Each value stands with the
 /// offsets that it covers; they follow each other and cover `offsets`.
-pub(crate) fn pack(offsets: Range<u64>, rows: &[LineageRow], out: &mut Vec<(Range<u64>, Vec<u8>)>) {
+pub(crate) fn pack<D: AsRef<str>>(offsets: Range<u64>, rows: &[LineageRow<D>], out: &mut Vec<(Range<u64>, Vec<u8>)>) {
     let value = encode(offsets.clone(), rows);
     if chunks(value.len()) == 0 || offsets.end - offsets.start <= 1 {
         out.push((offsets, value));
@@ -133,11 +144,21 @@ pub(crate) fn pack(offsets: Range<u64>, rows: &[LineageRow], out: &mut Vec<(Rang
     pack(cut..offsets.end, behind, out);
 }
 
-/// Reads the lineage that stands under `first` back.
+/// The offsets that the lineage which stands under `first` covers.
+///
+/// # Errors
+/// [`CodecError`] on bytes that do not begin as this format does.
+pub fn covered(first: u64, value: &[u8]) -> Result<Range<u64>, CodecError> {
+    let span = body(WHAT, value)?.number();
+    let end = span.and_then(|span| first.checked_add(span));
+    end.map(|end| first..end).ok_or(CodecError::Damaged(WHAT))
+}
+
+/// Reads the lineage that stands under `first` back. The names of devices are those of `value`.
 ///
 /// # Errors
 /// [`CodecError`] on bytes that this format did not write.
-pub fn decode(first: u64, value: &[u8]) -> Result<Lineage, CodecError> {
+pub fn decode(first: u64, value: &[u8]) -> Result<Lineage<&str>, CodecError> {
     let mut reader = body(WHAT, value)?;
     let mut read = || {
         let end = first.checked_add(reader.number()?)?;
@@ -148,7 +169,7 @@ pub fn decode(first: u64, value: &[u8]) -> Result<Lineage, CodecError> {
         for _ in 0..count {
             offset = offset.checked_add(reader.number()?).filter(|offset| *offset < end)?;
             let sub = u32::try_from(reader.number()?).ok()?;
-            let device_id = (*devices.get(usize::try_from(reader.number()?).ok()?)?).to_owned();
+            let device_id = *devices.get(usize::try_from(reader.number()?).ok()?)?;
             time = time.wrapping_add(reader.signed()?);
             revision = revision.wrapping_add(reader.signed()? as u64);
             let chunks = u32::try_from(reader.number()?).ok()?;
@@ -209,7 +230,8 @@ mod tests {
             let value = encode(first..offset + 1, &rows);
             let names: usize = rows.iter().map(|row| row.device_id.len() + DEVICE_BYTES_MAX).sum();
             prop_assert!(value.len() <= HEAD_BYTES_MAX + rows.len() * ROW_BYTES_MAX + names);
-            prop_assert_eq!(decode(first, &value), Ok(Lineage { offsets: first..offset + 1, rows }));
+            prop_assert_eq!(covered(first, &value), Ok(first..offset + 1));
+            prop_assert_eq!(decode(first, &value).unwrap().owned(), Lineage { offsets: first..offset + 1, rows });
         }
 
         #[test]
@@ -235,7 +257,7 @@ mod tests {
                 prop_assert!(chunks(value.len()) == 0 || covered.end - covered.start == 1);
                 let lineage = decode(covered.start, &value).unwrap();
                 prop_assert_eq!(&lineage.offsets, &covered);
-                found.extend(lineage.rows);
+                found.extend(lineage.owned().rows);
                 at = covered.end;
             }
             prop_assert_eq!(at, offsets.end);

@@ -1,11 +1,13 @@
 //! Finds the lineage that covers a record, with the bytes by which a commit can tell that it is still the same.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use millrace_keyspace::Snapshot;
 
 use crate::TRANSACTION_RECORDS_MAX;
 use crate::keys::Keys;
-use crate::lineage::{self, Lineage};
+use crate::lineage::{self, LineageRow};
 use crate::reader::ReadError;
 use crate::scan::Scan;
 use crate::value::{SplitHead, chunks};
@@ -25,7 +27,17 @@ pub(crate) struct StoredLineage {
     pub(crate) stands: Bytes,
     /// Number of its chunks; 0: it is whole.
     pub(crate) chunks: usize,
-    pub(crate) lineage: Lineage,
+    /// The offsets that it covers.
+    pub(crate) offsets: Range<u64>,
+    /// The value.
+    whole: Bytes,
+}
+
+impl StoredLineage {
+    /// Its rows.
+    pub(crate) fn rows(&self) -> Result<Vec<LineageRow<&str>>, ReadError> {
+        Ok(lineage::decode(self.offsets.start, &self.whole)?.rows)
+    }
 }
 
 /// The lineage that covers `offset`; `None` when none does. It must not begin before `from`: 0, or the end of another
@@ -47,15 +59,15 @@ pub(crate) async fn covering(
         }
         if let Some((key, value)) = last {
             // Lineages do not overlap: if this one ends before the offset, so do all before it.
-            let lineage = lineage::decode(keys.parse_lineage(&key)?.1, &value)?;
-            if lineage.offsets.end <= offset {
+            let offsets = lineage::covered(keys.parse_lineage(&key)?.1, &value)?;
+            if offsets.end <= offset {
                 return Ok(None);
             }
             let chunks = chunks(value.len());
             // A scan takes no head but the one that belongs to the value.
             let head = || Bytes::copy_from_slice(&SplitHead::of(value.len()).encode());
-            let stands = if chunks == 0 { value } else { head() };
-            return Ok(Some(StoredLineage { key, stands, chunks, lineage }));
+            let stands = if chunks == 0 { value.clone() } else { head() };
+            return Ok(Some(StoredLineage { key, stands, chunks, offsets, whole: value }));
         }
         if begin == from {
             break;

@@ -44,6 +44,11 @@ impl Pairs {
         self.data.len()
     }
 
+    /// Number of pairs.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     pub(crate) fn mark(&self) -> Filled {
         Filled { data: self.data.len(), ends: self.ends.len() }
     }

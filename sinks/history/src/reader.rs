@@ -369,9 +369,9 @@ impl HistoryView {
         while lineages.len() < limit
             && let Some((key, value)) = scan.next().await?
         {
-            let lineage = lineage::decode(self.keys.parse_lineage(&key)?.1, &value)?;
-            if lineage.offsets.end > offsets.start {
-                lineages.push(lineage);
+            let first = self.keys.parse_lineage(&key)?.1;
+            if lineage::covered(first, &value)?.end > offsets.start {
+                lineages.push(lineage::decode(first, &value)?.owned());
             }
         }
         Ok(lineages)

@@ -10,6 +10,10 @@ use crate::lineage::LineageRow;
 use crate::pairs::Pairs;
 use crate::sound;
 
+/// Records share a buffer until it has so many bytes: a keyspace may keep a buffer for as long as it holds anything that was
+/// in it.
+const SHARED_BYTES: usize = 64 * 1024;
+
 /// What one record became when it was made again.
 #[derive(Debug)]
 pub(crate) struct Remade {
@@ -35,21 +39,48 @@ pub(crate) fn remade(rewrite: &Rewrite, keys: &Keys) -> Result<Vec<Remade>, Enco
     let encoder = RowEncoder::new(rows)?;
     let (mut row, mut letters) = (0, dead.iter().peekable());
     let mut out = Vec::with_capacity(remade.len());
+    let mut shared = Shared::default();
     for &offset in remade {
-        // A buffer for each record: a keyspace keeps the buffers of what it was given.
-        let mut pairs = Pairs::default();
+        let pairs = &mut shared.pairs;
+        let before = pairs.bytes();
         let mut made = Vec::new();
         while row < rows.num_rows() && places.offset(row) == offset {
-            let lineage = pairs.push_row(keys, partition, &places, &encoder, row);
-            made.push(lineage.owned());
+            made.push(pairs.push_row(keys, partition, &places, &encoder, row).owned());
             row += 1;
         }
         let letter = letters.next_if(|letter| letter.offset == offset);
         if let Some(letter) = letter {
             pairs.push_dead(keys, partition, letter);
         }
-        let bytes = pairs.bytes();
-        out.push(Remade { offset, rows: made, dead: letter.is_some(), puts: pairs.into_writes(), bytes });
+        let bytes = pairs.bytes() - before;
+        out.push(Remade { offset, rows: made, dead: letter.is_some(), puts: Vec::new(), bytes });
+        shared.ends.push(pairs.len());
+        if pairs.bytes() >= SHARED_BYTES {
+            shared.hand_out(&mut out);
+        }
     }
+    shared.hand_out(&mut out);
     Ok(out)
+}
+
+/// What the last records put, in one buffer.
+#[derive(Default)]
+struct Shared {
+    pairs: Pairs,
+    /// How many pairs there are with each record.
+    ends: Vec<usize>,
+}
+
+impl Shared {
+    /// Gives the last of `records` what they put.
+    fn hand_out(&mut self, records: &mut [Remade]) {
+        let Self { pairs, ends } = std::mem::take(self);
+        let mut writes = pairs.into_writes().into_iter();
+        let mut start = 0;
+        let first = records.len() - ends.len();
+        for (record, end) in records[first..].iter_mut().zip(ends) {
+            record.puts = writes.by_ref().take(end - start).collect();
+            start = end;
+        }
+    }
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::codec::{decode_job, encode_job};
 use crate::encode::{EncodeError, Limits};
 use crate::keys::Keys;
+use crate::lineage::LineageRow;
 use crate::lookup::{StoredLineage, covering};
 use crate::reader::ReadError;
 use crate::remade::{Remade, remade};
@@ -80,11 +81,17 @@ impl Staged {
 impl HistoryRewriter {
     /// A rewriter of the history below `root`. Reads nothing yet.
     pub fn new(keyspace: Arc<dyn Keyspace>, root: &str) -> Self {
-        Self { keyspace, keys: Arc::new(Keys::new(root)), limits: Limits::default(), seen: None, staged: Vec::new() }
+        Self {
+            keyspace,
+            keys: Arc::new(Keys::new(root)),
+            limits: Limits::of_rewrites(),
+            seen: None,
+            staged: Vec::new(),
+        }
     }
 
-    /// Cuts transactions smaller than [`TRANSACTION_BYTES`](crate::TRANSACTION_BYTES) and
-    /// [`TRANSACTION_RECORDS_MAX`](crate::TRANSACTION_RECORDS_MAX), which stay the upper bounds. What is stored does not
+    /// Cuts transactions at `bytes` and `records`, but none is larger than [`TRANSACTION_BYTES`](crate::TRANSACTION_BYTES)
+    /// and [`TRANSACTION_RECORDS_MAX`](crate::TRANSACTION_RECORDS_MAX) allow a store. What is stored does not
     /// depend on it but for where lineages begin.
     #[must_use]
     pub fn with_transactions_of(mut self, bytes: usize, records: u64) -> Self {
@@ -365,9 +372,10 @@ async fn fill(snapshot: &dyn Snapshot, keys: &Keys, work: &mut [Staged], open: &
                 }
                 return if open.begun { Ok(()) } else { Err(too_large(partition, offset, bytes)) };
             };
-            let Range { start, end } = stored.lineage.offsets;
+            let Range { start, end } = stored.offsets;
+            let old = stored.rows().map_err(read_error)?;
             let within = staged.records.partition_point(|record| record.offset < end);
-            match take(keys, partition, &stored, staged.records.make_contiguous(), within, open) {
+            match take(keys, partition, (&stored, &old), &staged.records.make_contiguous()[..within], open) {
                 Some((batch, bytes, taken)) => {
                     open.push(batch, bytes, taken);
                     staged.records.drain(..taken);
@@ -378,14 +386,15 @@ async fn fill(snapshot: &dyn Snapshot, keys: &Keys, work: &mut [Staged], open: &
                 }
                 None if open.begun => return Ok(()),
                 None if end - start > 1 => {
-                    let batch = isolate(keys, partition, &stored, offset);
+                    let batch = isolate(keys, partition, &stored, &old, offset);
                     let bytes = batch.size_bytes();
                     open.push(batch, bytes, 0);
                     staged.pass(within, end);
                     return Ok(());
                 }
                 None => {
-                    let bytes = swap(keys, partition, &stored, &staged.records.make_contiguous()[..1]).size_bytes();
+                    let alone = &staged.records.make_contiguous()[..1];
+                    let bytes = swap(keys, partition, &stored, &old, alone).size_bytes();
                     return Err(too_large(partition, offset, bytes));
                 }
             }
@@ -394,22 +403,21 @@ async fn fill(snapshot: &dyn Snapshot, keys: &Keys, work: &mut [Staged], open: &
     Ok(())
 }
 
-/// The swap of as many of the first `within` records as the transaction takes, with its bytes and their number. A
+/// The swap of as many of the first records of a lineage as the transaction takes, with its bytes and their number. A
 /// transaction that has something takes all or none: a lineage that needs several begins with one of its own.
 fn take(
     keys: &Keys,
     partition: u32,
-    stored: &StoredLineage,
+    (stored, old): (&StoredLineage, &[LineageRow<&str>]),
     records: &[Remade],
-    within: usize,
     open: &Open,
 ) -> Option<(Batch, usize, usize)> {
-    let mut taken = within;
+    let mut taken = records.len();
     loop {
         // What is put at least; it spares making what is too large by far.
         let least: usize = records[..taken].iter().map(|record| record.bytes).sum();
         if open.fits(least, taken) || taken == 1 {
-            let batch = swap(keys, partition, stored, &records[..taken]);
+            let batch = swap(keys, partition, stored, old, &records[..taken]);
             let bytes = batch.size_bytes();
             if open.fits(bytes, taken) || (taken == 1 && open.holds_alone(bytes)) {
                 return Some((batch, bytes, taken));

@@ -12,26 +12,32 @@ use crate::pairs::Pairs;
 use crate::remade::Remade;
 use crate::value::{chunk_key, chunks};
 
-/// Puts the records of one lineage in the place of what they were. `remade` are covered by it and in ascending order.
+/// Puts the records of one lineage in the place of what they were. `old` are its rows; `remade` are covered by it and in
+/// ascending order.
 ///
 /// The lineage is compared even where it stays the same: it says which keys are there.
-pub(crate) fn swap(keys: &Keys, partition: u32, stored: &StoredLineage, remade: &[Remade]) -> Batch {
-    let mut batch = Batch { compares: vec![compare(stored)], writes: Vec::new() };
-    let old = &stored.lineage.rows;
+pub(crate) fn swap(
+    keys: &Keys,
+    partition: u32,
+    stored: &StoredLineage,
+    old: &[LineageRow<&str>],
+    remade: &[Remade],
+) -> Batch {
+    let mut batch = Batch { compares: vec![compare(stored)], writes: Vec::with_capacity(2 * remade.len()) };
     let mut rows = Vec::with_capacity(old.len() + remade.len());
-    let mut rest = old.as_slice();
+    let mut rest = old;
     for record in remade {
         let (before, behind) = rest.split_at(rest.partition_point(|row| row.offset < record.offset));
         let (gone, behind) = behind.split_at(behind.partition_point(|row| row.offset == record.offset));
         rows.extend_from_slice(before);
-        rows.extend_from_slice(&record.rows);
+        rows.extend(record.rows.iter().map(LineageRow::borrowed));
         rest = behind;
         clear(keys, partition, gone, record, &mut batch.writes);
     }
     rows.extend_from_slice(rest);
     put(remade, &mut batch.writes);
     let mut values = Vec::new();
-    pack(stored.lineage.offsets.clone(), &rows, &mut values);
+    pack(stored.offsets.clone(), &rows, &mut values);
     replace(keys, partition, stored, values, &mut batch.writes);
     batch
 }
@@ -52,11 +58,17 @@ pub(crate) fn add(keys: &Keys, partition: u32, record: &Remade) -> Batch {
 }
 
 /// Cuts a lineage so that the record at `offset` has one of its own, and changes nothing else.
-pub(crate) fn isolate(keys: &Keys, partition: u32, stored: &StoredLineage, offset: u64) -> Batch {
+pub(crate) fn isolate(
+    keys: &Keys,
+    partition: u32,
+    stored: &StoredLineage,
+    old: &[LineageRow<&str>],
+    offset: u64,
+) -> Batch {
     let mut batch = Batch { compares: vec![compare(stored)], writes: Vec::new() };
-    let Range { start, end } = stored.lineage.offsets;
+    let Range { start, end } = stored.offsets;
     let mut values = Vec::new();
-    let mut rest = stored.lineage.rows.as_slice();
+    let mut rest = old;
     for covered in [start..offset, offset..offset + 1, offset + 1..end] {
         let (within, behind) = rest.split_at(rest.partition_point(|row| row.offset < covered.end));
         if !covered.is_empty() {
@@ -74,20 +86,22 @@ fn compare(stored: &StoredLineage) -> Compare {
 
 /// Removes what is left of a record where its new rows do not replace it: rows under other keys, chunks that are too many,
 /// its dead letter.
-fn clear(keys: &Keys, partition: u32, gone: &[LineageRow], record: &Remade, writes: &mut Vec<Write>) {
+fn clear(keys: &Keys, partition: u32, gone: &[LineageRow<&str>], record: &Remade, writes: &mut Vec<Write>) {
     for old in gone {
         let new = record.rows.binary_search_by_key(&old.sub, |row| row.sub).ok().map(|found| &record.rows[found]);
         let stays = new.filter(|new| new.device_id == old.device_id && new.event_time_us == old.event_time_us);
         let kept = stays.map_or(0, |new| new.chunks);
-        let key = keys.row(&old.key(partition));
-        match stays {
-            None if old.chunks == 0 => writes.push(Write::Delete(key.into())),
-            None => writes.push(Write::Clear(key.clone().into(), after(&key).into())),
-            Some(_) if kept < old.chunks => {
-                writes.push(Write::Clear(chunk_key(&key, kept).into(), after(&key).into()));
-            }
-            Some(_) => {}
+        if stays.is_some() && kept >= old.chunks {
+            continue;
         }
+        let mut key = Vec::new();
+        keys.push_row(&mut key, old.device_id, old.event_time_us, partition, old.offset, old.sub);
+        let end = after(&key).into();
+        writes.push(match stays {
+            None if old.chunks == 0 => Write::Delete(key.into()),
+            None => Write::Clear(key.into(), end),
+            Some(_) => Write::Clear(chunk_key(&key, kept).into(), end),
+        });
     }
     // A record that had rows had no dead letter. For one that had none it is not worth a read to know, and what was read
     // would not be fenced: a lineage is the same whether a record was dropped or failed.
