@@ -24,6 +24,11 @@ impl Offsets {
         self.0.is_empty()
     }
 
+    /// The offsets from the least to the greatest, if none of them is missing.
+    pub(crate) fn one_range(&self) -> Option<&Range<u64>> {
+        self.0.first().filter(|_| self.0.len() == 1)
+    }
+
     /// Whether `offset` is in.
     pub(crate) fn contains(&self, offset: u64) -> bool {
         self.overlaps(&(offset..=offset))
@@ -83,6 +88,8 @@ mod tests {
     fn neighbours_become_one_range_and_nothing_goes_back() {
         let mut set = Offsets::default();
         assert!([3, 4, 5, 9].into_iter().all(|offset| set.push(offset)));
+        assert_eq!(set.one_range(), None);
+        assert_eq!([7, 8].into_iter().collect::<Offsets>().one_range(), Some(&(7..9)));
         assert!(!set.push(9) && !set.push(2) && !set.push(u64::MAX));
         assert_eq!(set.0, [3..6, 9..10]);
         assert!(set.may_be_in(Some((-5, 3))) && !set.may_be_in(Some((6, 8))) && !set.may_be_in(Some((-5, -1))));

@@ -3,13 +3,15 @@
 //! New rows are staged as a store stages them. A commit then looks, in one snapshot, for the files in force that may
 //! hold rows of a record that was made again, and counts these rows in each. A file with none is left alone; any other
 //! goes out of force in the commit. Rows in it that stay are written again, merged with the new rows of their date and
-//! log partition; where no row stays, the files that were staged are taken as they are.
+//! log partition. Where no row stays, or what stays is beside a range without a gap that has rows of several row groups,
+//! the files that were staged are taken as they are.
 //!
 //! So a row of another record is copied only if it shares a file with one that gives way. The commit relies on `applied`,
 //! on its job's markers, on every file it removes being in force, and on nobody else having added rows of its records:
 //! then the rows in force after it are those before it, with the rows of the records exchanged.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -170,6 +172,10 @@ struct Affected {
     kept: BTreeMap<(NaiveDate, Option<u32>), Kept>,
 }
 
+/// Row groups that new rows must fill to stay in files of their own beside what they were taken out of. A replay of a large
+/// file takes it away piece by piece, and would write each piece twice.
+const BESIDE_GROUPS_MIN: u64 = 4;
+
 /// What is left of files of one date and log partition.
 #[derive(Default)]
 struct Kept {
@@ -178,6 +184,15 @@ struct Kept {
     spliceable: Vec<(Source, Vec<Group>)>,
     /// Other files.
     merged: Vec<Source>,
+}
+
+impl Kept {
+    /// Whether each file reaches out of `range` on one side at the most: then what is left of it lies beside the range.
+    fn is_beside(&self, range: &Range<u64>) -> bool {
+        let within = |offset: i64| u64::try_from(offset).is_ok_and(|offset| range.contains(&offset));
+        let beside = |source: &Source| source.file.offsets.is_some_and(|(low, high)| within(low) || within(high));
+        self.spliceable.iter().map(|(source, _)| source).chain(&self.merged).all(beside)
+    }
 }
 
 impl DeltaRewriter {
@@ -321,12 +336,18 @@ impl DeltaRewriter {
         commit.removes = removes_of(&self.table, &snapshot, &affected.files).await?;
         let mut copied = 0;
         for ((date, partition), kept) in affected.kept {
-            // The new rows of the same date and log partition go into the same files.
+            // The new rows of the same date and log partition go into the same files: a small correction adds none.
             let here = |file: &mut StagedFile| {
                 let file = DataFile::staged(file);
                 partition.is_some() && file.partition() == partition && file.date == Some(date)
             };
-            let new: Vec<StagedFile> = commit.files.extract_if(.., here).collect();
+            let mut new: Vec<StagedFile> = commit.files.extract_if(.., here).collect();
+            // Enough for files of their own, beside what stays: those are there already.
+            let range = partition.and_then(|partition| remade.0.get(&partition)?.one_range());
+            let enough = rows_of(&new) >= BESIDE_GROUPS_MIN * self.staging.group_rows_max();
+            if enough && range.is_some_and(|range| kept.is_beside(range)) {
+                commit.files.append(&mut new);
+            }
             let expected = kept.rows + rows_of(&new);
             let parts = part(&self.table, (date, partition), kept, &new, self.staging.group_rows_max()).await?;
             for splice in parts.spliced {

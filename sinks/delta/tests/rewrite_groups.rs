@@ -187,6 +187,24 @@ async fn row_groups_without_a_record_of_a_correction_are_copied() {
 }
 
 #[tokio::test]
+async fn a_large_range_stays_beside_what_it_was_taken_out_of() {
+    // A replay from the end, piece by piece: what is left is copied, what is new is not touched again.
+    let mut world = World::of(&[2000]).await;
+    assert_eq!(world.correct(|revision| remade(revision, 1550..2000, 0, 1, &[])).await, 15);
+    assert_eq!(world.files().await, [(0, (0, 1549)), (0, (1550, 1999))]);
+    assert_eq!(world.correct(|revision| remade(revision, 1100..1550, 0, 1, &[])).await, 11);
+    assert_eq!(world.files().await, [(0, (0, 1099)), (0, (1100, 1549)), (0, (1550, 1999))]);
+    // Out of two files at once, from the end of one and the beginning of the other.
+    assert_eq!(world.correct(|revision| remade(revision, 800..1300, 0, 1, &[])).await, 11);
+    assert_eq!(world.files().await, [(0, (0, 799)), (0, (800, 1299)), (0, (1300, 1549)), (0, (1550, 1999))]);
+    // With rows that stay on both sides, with a gap, or with few rows it is one file again.
+    for offsets in [(100..600).collect::<Vec<_>>(), (0..800).filter(|n| *n != 9).collect(), (700..800).collect()] {
+        world.correct(|revision| remade(revision, offsets.clone(), 0, 1, &[])).await;
+        assert_eq!(world.files().await[0], (0, (0, 799)));
+    }
+}
+
+#[tokio::test]
 async fn rows_come_and_go_between_dates_and_in_number() {
     let mut world = World::of(&[2000]).await;
     assert_eq!(world.correct(|revision| remade(revision, 300..320, 1, 1, &[])).await, 19);
