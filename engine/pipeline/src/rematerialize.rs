@@ -31,8 +31,6 @@ use crate::progress::{JobProgress, Progress};
 /// The revision whose job is a rebuild: it covers every record, and taking it in never leaves a job, since nothing was
 /// written before.
 pub const REBUILD: u64 = 1;
-/// Portions of no more records than this are held in memory as a whole, one more while a store commits.
-const HELD_RECORDS_MAX: u64 = 16_384;
 /// Rebuilds that wait to be noted.
 pub(crate) const REQUESTS_MAX: usize = 4;
 
@@ -80,14 +78,6 @@ struct Portion {
     left: BTreeMap<u32, u64>,
     /// Records that the log has no more.
     frozen: u64,
-}
-
-/// A portion that was made while the one before it was committed.
-struct Made {
-    job: Job,
-    applied: u64,
-    portion: Portion,
-    rewrites: Vec<Rewrite>,
 }
 
 impl Rematerializer {
@@ -174,12 +164,11 @@ impl Rematerializer {
                 }
             }
             let duty = Duty::Jobs(rewriter.name());
-            let mut ahead = None;
             while let Some(job) =
                 backlog.jobs.first().cloned().filter(|_| self.requests.is_empty() && self.duties.has(&duty))
             {
                 self.processor.pause().wait_running().await;
-                match self.portion(rewriter, &backlog, &job, &mut ahead).await {
+                match self.portion(rewriter, &backlog, &job).await {
                     Ok(after) => backlog = after,
                     Err(failed) => return failed,
                 }
@@ -213,52 +202,25 @@ impl Rematerializer {
         release(&self.progress, &timeline, self.processor.log().as_ref()).await;
     }
 
-    /// Makes one commit's worth of a job again. Where that is little, the next is made while the store commits.
-    async fn portion(
-        &self,
-        rewriter: &mut dyn Rewriter,
-        backlog: &Backlog,
-        job: &Job,
-        ahead: &mut Option<Made>,
-    ) -> Result<Backlog, Failed> {
-        let (store, records) = (rewriter.name(), rewriter.records_max());
-        let (revision, applied) = (job.revision, backlog.state.applied);
-        let made_ahead = ahead.take().filter(|made| made.applied == applied && made.job == *job);
-        let (portion, remade, next) = if records <= HELD_RECORDS_MAX {
-            let made = match made_ahead {
-                Some(made) => made,
-                None => self.make(store, records, applied, job.clone()).await?,
-            };
-            let remade = made.rewrites.iter().map(|rewrite| rewrite.remade.len() as u64).sum();
-            for rewrite in made.rewrites {
+    /// Makes one commit's worth of a job again.
+    async fn portion(&self, rewriter: &mut dyn Rewriter, backlog: &Backlog, job: &Job) -> Result<Backlog, Failed> {
+        let (store, revision, applied) = (rewriter.name(), job.revision, backlog.state.applied);
+        let (portion, timeline) = self.plan(rewriter.records_max(), applied, job).await?;
+        let mut remade = 0;
+        {
+            let mut rewrites = std::pin::pin!(self.rewrites(store, &timeline, applied, job, &portion));
+            while let Some(rewrite) = rewrites.try_next().await? {
+                remade += rewrite.remade.len() as u64;
                 rewriter.stage(rewrite).await?;
-            }
-            let next = Job { revision, below: made.portion.left.clone() };
-            (made.portion, remade, Some(next).filter(|next| !next.below.is_empty()))
-        } else {
-            let (portion, timeline) = self.plan(records, applied, job).await?;
-            let mut remade = 0;
-            {
-                let mut rewrites = std::pin::pin!(self.rewrites(store, &timeline, applied, job, &portion));
-                while let Some(rewrite) = rewrites.try_next().await? {
-                    remade += rewrite.remade.len() as u64;
-                    rewriter.stage(rewrite).await?;
+                rewriter.flush(revision).await?;
+                self.processor.pause().wait_running().await;
+                if !self.duties.has(&Duty::Jobs(store)) {
+                    let detail = "its jobs are another worker's now".to_owned();
+                    return Err(StoreError::Unavailable { store, detail }.into());
                 }
             }
-            (portion, remade, None)
-        };
-        let reason = self.reason(revision);
-        let commit = rewriter.commit(revision, &portion.left, &reason);
-        let make_next = async {
-            match next {
-                // What fails here fails again, in its turn.
-                Some(next) => self.make(store, records, applied, next).await.ok(),
-                None => None,
-            }
-        };
-        let (after, made) = tokio::join!(commit, make_next);
-        let after = after?;
-        *ahead = made;
+        }
+        let after = rewriter.commit(revision, &portion.left, &self.reason(revision)).await?;
         self.metrics.remade(store, remade);
         self.progress.update_job(store, revision, |job| {
             job.remade += remade;
@@ -302,13 +264,6 @@ impl Rematerializer {
             starts.insert(*partition, bounds.start);
         }
         Ok((cut(&timeline, job, &starts, records), timeline))
-    }
-
-    /// A portion as a whole, in memory.
-    async fn make(&self, store: &'static str, records: u64, applied: u64, job: Job) -> Result<Made, Failed> {
-        let (portion, timeline) = self.plan(records, applied, &job).await?;
-        let rewrites = self.rewrites(store, &timeline, applied, &job, &portion).try_collect().await?;
-        Ok(Made { job, applied, portion, rewrites })
     }
 
     /// The records of a portion, made again batch by batch.

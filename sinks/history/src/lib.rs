@@ -39,8 +39,9 @@
 //! bytes that this rewriter read. So a revision that is taken in fences it, and of two rewriters one; the live loop writes
 //! no lineage before a cursor and meets a rewriter only where a partition begins, which changes `applied`. Of the
 //! transactions of one commit four at a time are under way: no two of them change the same lineage, and what is left of a
-//! lineage that was too large for one waits until that one is committed. A job moves with the last of the transactions, when
-//! all others are committed: after a crash in between it makes the same records again and ends the same.
+//! lineage that was too large for one waits until that one is committed. They begin while more is staged, but for records
+//! whose lineage reaches behind what is staged. A job moves with the last of the transactions, when all others are
+//! committed: after a crash in between it makes the same records again and ends the same.
 //!
 //! A lineage that would no longer be a single value is cut into several; none is written in chunks but that of a single
 //! record. This is what makes it enough to compare the head of one that the live loop left in chunks. A single record may
@@ -74,6 +75,7 @@ mod sound;
 mod state;
 mod store;
 mod swap;
+mod transaction;
 pub mod value;
 mod varint;
 

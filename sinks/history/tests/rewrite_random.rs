@@ -157,6 +157,9 @@ impl World {
             for offsets in [start..middle, middle..*below] {
                 let rewrite = self.timeline.rewrite(*partition, offsets, job.revision, backlog.state.applied);
                 rewriter.stage(rewrite).await?;
+                if self.number(0..3) > 0 {
+                    rewriter.flush(job.revision).await?;
+                }
             }
             if start > 0 {
                 left.insert(*partition, start);

@@ -63,8 +63,8 @@ pub struct Reason {
 
 /// The writer of a store's jobs, driven by one loop.
 ///
-/// The loop calls `load`, then for a job from its end: `stage` for ranges one after the other, ascending within what one
-/// commit takes, and `commit`. After any error what was staged is forgotten, and the loop starts again with `load`.
+/// The loop calls `load`, then for a job from its end: `stage` and `flush` for ranges one after the other, ascending within
+/// what one commit takes, and `commit`. After any error what was staged is forgotten, and the loop starts again with `load`.
 #[async_trait]
 pub trait Rewriter: Send {
     /// Name of the store, as [`crate::Store::name`].
@@ -88,6 +88,16 @@ pub trait Rewriter: Send {
     /// # Errors
     /// [`StoreError::Fenced`] when the range was made under another `applied`, or reaches past the store's cursor.
     async fn stage(&mut self, rewrite: Rewrite) -> Result<(), StoreError>;
+
+    /// May replace what is staged so far, and leaves the job of `revision` as it is: only the commit moves it. Called after
+    /// each `stage`; a store with small transactions does not have to hold a whole commit in memory.
+    ///
+    /// # Errors
+    /// As for `commit`.
+    async fn flush(&mut self, revision: u64) -> Result<(), StoreError> {
+        let _ = revision;
+        Ok(())
+    }
 
     /// Replaces all that is staged, and notes that the job of `revision` covers only the offsets below `left`; nothing
     /// left: it is done. Compares `applied` and the job with what was loaded. A record's rows change in one transaction; a

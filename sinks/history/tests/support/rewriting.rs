@@ -59,6 +59,7 @@ pub async fn step(
         for offsets in [start..middle, middle..*below] {
             let chosen = |offset| chosen.contains(&(*partition, offset));
             rewriter.stage(log.rewrite(offsets, chosen, backlog.state.applied)).await?;
+            rewriter.flush(job.revision).await?;
         }
         if start > 0 {
             left.insert(*partition, start);
