@@ -466,6 +466,7 @@ impl Engine {
         let status = self.status().await?;
         let gauges = crate::metrics::Gauges {
             cached_bytes: self.processor.cached_bytes(),
+            shared_bytes: self.processor.shared().bytes(),
             ingest_bytes: self.ingest.in_flight_bytes() as u64,
             dedup_events: self.ingest.dedup_events() as u64,
             log: self.log.stats(),

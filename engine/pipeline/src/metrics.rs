@@ -46,6 +46,7 @@ struct OutcomeLabel {
 pub struct Metrics {
     events: Family<OutcomeLabel, Counter>,
     slices: Family<OutcomeLabel, Counter>,
+    batches: Family<OutcomeLabel, Counter>,
     records: Counter,
     rows: Counter,
     dropped: Family<DeadLabel, Counter>,
@@ -81,6 +82,7 @@ impl Default for Metrics {
         Self {
             events: Family::default(),
             slices: Family::default(),
+            batches: Family::default(),
             records: Counter::default(),
             rows: Counter::default(),
             dropped: Family::default(),
@@ -102,6 +104,11 @@ impl Metrics {
             "slices",
             "Slices that a store asked for: computed, or found in the cache",
             self.slices.clone(),
+        );
+        registry.register(
+            "remade_batches",
+            "Batches that a store's job took: made, or shared with the other store's job",
+            self.batches.clone(),
         );
         registry.register("transformed_records", "Log records that went through the chain", self.records.clone());
         registry.register("transformed_rows", "Rows that came out of the chain", self.rows.clone());
@@ -135,6 +142,11 @@ impl Metrics {
     pub(crate) fn slice_requested(&self, computed: bool) {
         let outcome = if computed { "computed" } else { "cached" };
         self.slices.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn batch_remade(&self, made: bool) {
+        let outcome = if made { "made" } else { "shared" };
+        self.batches.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     pub(crate) fn slice_computed(
@@ -181,6 +193,7 @@ impl Metrics {
 /// Values that are read when metrics are asked for.
 pub(crate) struct Gauges {
     pub(crate) cached_bytes: u64,
+    pub(crate) shared_bytes: u64,
     pub(crate) ingest_bytes: u64,
     pub(crate) dedup_events: u64,
     pub(crate) log: LogStats,
@@ -212,6 +225,7 @@ impl Metrics {
             registry.register(name, help, gauge);
         };
         gauge("slice_cache_bytes", "Bytes of transformed slices kept for the other store", gauges.cached_bytes);
+        gauge("shared_batch_bytes", "Bytes of batches made again and kept for the other store", gauges.shared_bytes);
         gauge("ingest_in_flight_bytes", "Payload bytes being appended", gauges.ingest_bytes);
         gauge("dedup_events", "Events in the de-duplication window", gauges.dedup_events);
         gauge("resident_bytes", "Resident memory of the process", resident_bytes());

@@ -22,6 +22,7 @@ use crate::diagnostics::Diagnostics;
 use crate::metrics::Metrics;
 use crate::pause::{ENGINE, Pause};
 use crate::replay::REPLAYS_MAX;
+use crate::share::SharedBatches;
 use crate::transform::{TransformError, Transformed, split_difference, transform};
 use millrace_timeline::Timeline;
 
@@ -135,6 +136,7 @@ pub struct Processor {
     cache: Cache<SliceKey, Arc<Slice>, SliceBytes>,
     slots: Semaphore,
     replays: Arc<Semaphore>,
+    shared: Arc<SharedBatches>,
     options: ProcessorOptions,
     failures: FailureWindow,
     pause: Pause,
@@ -185,6 +187,7 @@ impl Processor {
             cache: slice_cache(options.cache_bytes),
             slots: Semaphore::new(options.concurrency.max(1)),
             replays: Arc::new(Semaphore::new(REPLAYS_MAX)),
+            shared: SharedBatches::new(),
             failures: FailureWindow::new(options.failure_rate_max),
             pause,
             diagnostics,
@@ -244,6 +247,10 @@ impl Processor {
 
     pub(crate) fn replays(&self) -> &Arc<Semaphore> {
         &self.replays
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<SharedBatches> {
+        &self.shared
     }
 
     /// The decoder.

@@ -27,6 +27,8 @@ use crate::materialize::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, release, stopped};
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
 use crate::progress::{JobProgress, Progress};
+use crate::remake::Remaker;
+use crate::share::Stretch;
 
 /// The revision whose job is a rebuild: it covers every record, and taking it in never leaves a job, since nothing was
 /// written before.
@@ -278,23 +280,16 @@ impl Rematerializer {
         let revision = job.revision;
         let of_partition = move |(partition, range): (&'a u32, &'a Range<u64>)| async move {
             let segments = self.processor.segments_of(timeline, revision, applied, *partition, range.clone()).await;
-            let segments = segments.map_err(|error| failed(revision, store, error))?;
-            let batches = self.processor.replay(*partition, range.clone(), segments);
-            Ok::<_, Failed>(batches.map(move |batch| {
-                let batch = batch.map_err(|error| failed(revision, store, error))?;
-                let mut outcome = batch.outcome;
-                let (failures, logs) = (std::mem::take(&mut outcome.failures), std::mem::take(&mut outcome.logs));
-                self.processor.diagnostics().add(*partition, failures, logs);
-                Ok(Rewrite {
-                    partition: *partition,
-                    offsets: batch.offsets,
-                    applied,
-                    remade: outcome.offsets,
-                    rows: outcome.rows,
-                    dead: outcome.dead,
-                    dropped: outcome.dropped,
-                })
-            }))
+            let remaker = Remaker {
+                processor: self.processor.clone(),
+                metrics: self.metrics.clone(),
+                of: Stretch { revision, applied, partition: *partition, start: range.start },
+                end: range.end,
+                segments: segments.map_err(|error| failed(revision, store, error))?.into(),
+                store,
+                progress: self.progress.clone(),
+            };
+            Ok::<_, Failed>(remaker.run().map_err(move |error| failed(revision, store, error)))
         };
         stream::iter(portion.ranges.iter()).then(of_partition).try_flatten()
     }
@@ -349,22 +344,26 @@ fn failed(revision: u64, store: &'static str, error: SliceError) -> Failed {
 }
 
 /// The next portion of a job: at most `records` offsets, from the job's end. `starts` is where the log begins.
+///
+/// Partitions are cut at multiples of `records`: where the stores took a revision in at different offsets they make the same
+/// from the first cut on.
 fn cut(timeline: &Timeline, job: &Job, starts: &BTreeMap<u32, u64>, records: u64) -> Portion {
     let mut portion = Portion { ranges: BTreeMap::new(), left: BTreeMap::new(), frozen: 0 };
-    let mut room = records.max(1);
+    let records = records.max(1);
+    let mut room = records;
     for (partition, below) in &job.below {
         let Some(range) = timeline.job_range(job, *partition) else { continue };
-        if room == 0 {
-            portion.left.insert(*partition, *below);
-            continue;
-        }
         let log_start = starts.get(partition).copied().unwrap_or(0);
         let start = range.start.max(log_start);
         if start >= range.end {
             portion.frozen += range.end - range.start;
             continue;
         }
-        let taken = start.max(range.end.saturating_sub(room));
+        let taken = start.max((range.end - 1) / records * records);
+        if range.end - taken > room {
+            portion.left.insert(*partition, *below);
+            continue;
+        }
         room -= range.end - taken;
         if taken > start {
             portion.left.insert(*partition, taken);

@@ -59,15 +59,28 @@ impl Processor {
             if at >= offsets.end {
                 return Ok(None);
             }
-            let most = usize::try_from(offsets.end - at).unwrap_or(usize::MAX).min(self.batch().records);
-            let limit = ReadLimit { records: most, ..self.batch() };
-            let mut records = self.log().read(partition, at, limit).await?;
-            records.truncate(records.partition_point(|record| record.offset < offsets.end));
+            let records = self.read_batch(partition, at..offsets.end).await?;
             Ok(records.last().map(|last| last.offset + 1).map(|next| (records, next)))
         })
     }
 
-    async fn run_again(
+    /// The records at the beginning of a range that make one batch.
+    ///
+    /// # Errors
+    /// As the log has them.
+    pub(crate) async fn read_batch(&self, partition: u32, offsets: Range<u64>) -> Result<Vec<Record>, SliceError> {
+        let most = usize::try_from(offsets.end - offsets.start).unwrap_or(usize::MAX).min(self.batch().records);
+        let limit = ReadLimit { records: most, ..self.batch() };
+        let mut records = self.log().read(partition, offsets.start, limit).await?;
+        records.truncate(records.partition_point(|record| record.offset < offsets.end));
+        Ok(records)
+    }
+
+    /// Runs records of a batch through `segments`.
+    ///
+    /// # Errors
+    /// As for [`Self::replay`].
+    pub(crate) async fn run_again(
         &self,
         partition: u32,
         records: Vec<Record>,
