@@ -35,15 +35,15 @@ impl Remaker {
     pub(crate) fn run(self) -> impl Stream<Item = Result<Rewrite, SliceError>> + Send {
         let reader = self.processor.shared().reader(self.of);
         let at = self.of.start;
-        stream::try_unfold((Arc::new(self), reader, at), |(this, reader, at)| async move {
-            let Some((batch, end)) = this.next(&reader, at).await? else { return Ok(None) };
+        stream::try_unfold((Arc::new(self), reader, at), |(this, mut reader, at)| async move {
+            let Some((batch, end)) = this.next(&mut reader, at).await? else { return Ok(None) };
             Ok::<_, SliceError>(Some((this.clone().finish(batch, at..end), (this, reader, end))))
         })
         .try_buffered(AHEAD)
     }
 
     /// The batch from `at` on, and the offset behind it.
-    async fn next(self: &Arc<Self>, reader: &Reader, at: u64) -> Result<Option<(Batch, u64)>, SliceError> {
+    async fn next(self: &Arc<Self>, reader: &mut Reader, at: u64) -> Result<Option<(Batch, u64)>, SliceError> {
         let end = self.end;
         if at >= end {
             return Ok(None);

@@ -3,7 +3,7 @@
 //! A correction leaves the same job in both stores. Both cut it alike, so most batches need to be read and transformed
 //! once: whoever comes first makes a batch, and whoever comes second takes it out. Neither depends on the other. Batches
 //! that nobody took give way to newer ones, and who misses one makes it. A store that is ahead waits for one that is on its
-//! way to what would give way, as long as that moves: [`PATIENCE`].
+//! way to what would give way, as long as that moves ([`PATIENCE`]) and within bounds ([`WAIT_MAX`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use millrace_rows::Rewrite;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Most bytes of batches that wait for the other store.
 pub const SHARED_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -19,6 +20,8 @@ pub const SHARED_BYTES_MAX: u64 = 128 * 1024 * 1024;
 const PACE_BYTES: u64 = SHARED_BYTES_MAX / 2;
 /// How long a store that is ahead waits for the other to take a batch before it goes on without it.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a store waits in one stretch, of a million records at the most, whatever the other does.
+const WAIT_MAX: Duration = Duration::from_secs(20);
 /// How far before the oldest batch the other store may be for the one that is ahead to wait for it, in records. It makes
 /// what lies between by itself: it began a little later.
 const REACH_RECORDS: u64 = 262_144;
@@ -113,7 +116,7 @@ impl SharedBatches {
         let mut state = self.lock();
         let id = state.next_id();
         state.readers.insert(id, (of, of.start));
-        Reader { shared: self.clone(), id, of }
+        Reader { shared: self.clone(), id, of, waited: Duration::ZERO }
     }
 
     /// Bytes of batches that wait.
@@ -131,6 +134,7 @@ pub(crate) struct Reader {
     shared: Arc<SharedBatches>,
     id: u64,
     of: Stretch,
+    waited: Duration,
 }
 
 /// Who makes a batch.
@@ -175,14 +179,17 @@ impl Reader {
     }
 
     /// Where there is no more room, waits for the other store to take what is there.
-    pub(crate) async fn keep_pace(&self) {
+    pub(crate) async fn keep_pace(&mut self) {
         let mut changed = self.shared.changed.subscribe();
         loop {
             changed.mark_unchanged();
-            if self.has_room() {
+            if self.waited >= WAIT_MAX || self.has_room() {
                 return;
             }
-            if !matches!(tokio::time::timeout(PATIENCE, changed.changed()).await, Ok(Ok(()))) {
+            let began = Instant::now();
+            let moved = tokio::time::timeout(PATIENCE, changed.changed()).await;
+            self.waited += began.elapsed();
+            if !matches!(moved, Ok(Ok(()))) {
                 return;
             }
         }
@@ -341,9 +348,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_ahead_waits_while_the_other_takes_and_not_for_one_that_stands() {
         let shared = SharedBatches::within(2 * bytes_of(0..10), 2 * bytes_of(0..10));
-        let (ahead, behind) = (shared.reader(stretch(0)), shared.reader(stretch(0)));
+        let (mut ahead, behind) = (shared.reader(stretch(0)), shared.reader(stretch(0)));
         make(&ahead, 0..10);
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         ahead.keep_pace().await;
         make(&ahead, 10..20);
         assert_eq!(began.elapsed(), Duration::ZERO, "there is room");
@@ -369,8 +376,12 @@ mod tests {
         };
         tokio::join!(ahead.keep_pace(), makes);
         assert_eq!(began.elapsed(), PATIENCE * 2);
-        drop(behind);
         make(&ahead, 40..50);
+        ahead.waited = WAIT_MAX;
+        ahead.keep_pace().await;
+        assert_eq!(began.elapsed(), PATIENCE * 2, "it has waited enough");
+        ahead.waited = Duration::ZERO;
+        drop(behind);
         ahead.keep_pace().await;
         assert_eq!(began.elapsed(), PATIENCE * 2, "nobody comes");
     }
