@@ -161,7 +161,8 @@ impl Reader {
         Some(Shared { end, made })
     }
 
-    /// Begins a batch, unless the other store has meanwhile. It is kept for the other if that has `wanted` it.
+    /// Begins a batch, unless the other store has meanwhile. It is kept for the other if it is `wanted` and the other is not
+    /// past it.
     pub(crate) fn begin(&self, batch: Range<u64>, wanted: bool) -> Begun {
         let mut state = self.shared.lock();
         if let Some(theirs) = self.take_from(&mut state, batch.start, batch.end) {
@@ -169,7 +170,8 @@ impl Reader {
         }
         let Range { start: first, end } = batch;
         self.moved(&mut state, end);
-        if !wanted {
+        let mut others = state.readers.iter().filter(|(id, _)| **id != self.id);
+        if !wanted || others.any(|(_, (of, next))| *of == self.of && *next > first) {
             return Begun::Mine(None);
         }
         let (sender, made) = watch::channel(None);
@@ -371,7 +373,7 @@ mod tests {
         let makes = async {
             tokio::time::sleep(PATIENCE / 2).await;
             assert!(behind.take(10, 100).is_none());
-            make(&behind, 10..20);
+            assert!(matches!(behind.begin(10..20, true), Begun::Mine(None)), "the other is past it");
             behind.take(20, 100).unwrap()
         };
         tokio::join!(ahead.keep_pace(), makes);
