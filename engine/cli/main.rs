@@ -28,11 +28,6 @@ use tracing_subscriber::EnvFilter;
 use crate::client::Client;
 use crate::config::Config;
 
-/// Rows are many small pieces of memory that one thread makes and another frees: the C library's allocator took a seventh of
-/// the processor time of a rebuild.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A WASM-pluggable stream processing engine: one event log, two stores that always agree with it.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
