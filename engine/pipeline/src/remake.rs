@@ -11,11 +11,9 @@ use millrace_rows::Rewrite;
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
 use crate::progress::{JobProgress, Progress};
+use crate::replay::AHEAD;
 use crate::share::{Begun, Making, Reader, Shared, Stretch};
 use crate::transform::Segment;
-
-/// Batches made ahead of the one that is being staged.
-const AHEAD: usize = 2;
 
 /// What makes the records of one stretch again, for one store.
 pub(crate) struct Remaker {

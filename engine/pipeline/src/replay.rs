@@ -19,7 +19,7 @@ use crate::transform::{Segment, TransformError, Transformed, transform};
 /// Batches that replays compute at the same time. One leaves the other processors to the live loops.
 pub const REPLAYS_MAX: usize = 1;
 /// Batches read ahead of the one that is being used.
-const AHEAD: usize = 2;
+pub(crate) const AHEAD: usize = 2;
 
 /// A batch of the log, made again.
 #[derive(Debug)]

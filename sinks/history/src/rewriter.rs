@@ -123,7 +123,7 @@ impl HistoryRewriter {
         let (mut work, mut under_way) = (std::mem::take(&mut self.staged), std::mem::take(&mut self.under_way));
         let compares = seen.compares(&self.keys, revision)?;
         let job_key = self.keys.job(revision);
-        let moved = seen.jobs.get(&revision).map_or(Ok(None), |(job, _)| moved(job, left))?;
+        let moved = moved(&seen.job(revision)?.0, left)?;
         let moved_bytes = moved
             .as_ref()
             .map(encode_job)
@@ -229,10 +229,13 @@ impl HistoryRewriter {
 impl Loaded {
     /// What a transaction that makes records of a job again relies on, beside their lineages.
     fn compares(&self, keys: &Keys, revision: u64) -> Result<Vec<Compare>, StoreError> {
-        let job = self.jobs.get(&revision);
-        let (_, bytes) = job.ok_or_else(|| fenced(format!("revision {revision} has no job, or it is done")))?;
-        let job = Compare { key: keys.job(revision), expected: Some(bytes.clone()) };
+        let job = Compare { key: keys.job(revision), expected: Some(self.job(revision)?.1.clone()) };
         Ok(vec![self.state.compare_applied(keys), job])
+    }
+
+    fn job(&self, revision: u64) -> Result<&(Job, Bytes), StoreError> {
+        let job = self.jobs.get(&revision);
+        job.ok_or_else(|| fenced(format!("revision {revision} has no job, or it is done")))
     }
 
     async fn read(snapshot: &dyn Snapshot, keys: &Keys) -> Result<Self, ReadError> {
