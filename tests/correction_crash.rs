@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::load::Load;
 use common::{Audit, PATIENCE, Server, assert_exactly_once, event, seed};
+use millrace_rows::canonical;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -175,13 +176,17 @@ fn verify_finds_what_is_planted_and_a_rebuild_mends_it() {
     assert!(same, "{report:#}");
     assert_eq!((&report["rows_checked"], &report["differences"]), (&json!(1400), &json!(0)), "{report:#}");
 
-    for plant in [Plant::Value, Plant::Removed, Plant::Extra, Plant::Revision] {
+    for plant in [Plant::Value, Plant::Removed, Plant::Extra, Plant::Revision, Plant::OlderForm] {
         let copy = copy_of(dir.path());
         plant_in_history(copy.path(), plant);
         let (same, report) = verify(copy.path(), &["--full"]);
+        let Some(told) = plant.told() else {
+            assert!(same, "{plant:?}: {report:#}");
+            continue;
+        };
         assert!(!same && report["stores"]["history"]["differences"] == 1, "{plant:?}: {report:#}");
         assert_eq!(report["stores"]["delta"]["differences"], 0, "{plant:?}: {report:#}");
-        assert_eq!(report["first"][0]["what"], plant.told(), "{report:#}");
+        assert_eq!(report["first"][0]["what"], told, "{report:#}");
         let (done, answer) = command(copy.path(), &["rebuild", "history"]);
         assert!(done, "{answer:#}");
         let (same, report) = verify(copy.path(), &["--full"]);
@@ -214,16 +219,36 @@ enum Plant {
     Removed,
     Extra,
     Revision,
+    /// No damage: the same row as version 1 of its format has it.
+    OlderForm,
 }
 
 impl Plant {
-    fn told(self) -> &'static str {
+    /// What `verify` calls the damage.
+    fn told(self) -> Option<&'static str> {
         match self {
-            Self::Value | Self::Revision => "another value",
-            Self::Removed => "missing",
-            Self::Extra => "rows from here on that no record accounts for",
+            Self::Value | Self::Revision => Some("another value"),
+            Self::Removed => Some("missing"),
+            Self::Extra => Some("rows from here on that no record accounts for"),
+            Self::OlderForm => None,
         }
     }
+}
+
+/// A row as version 1 of its format has it.
+fn older_form(columns: &[(String, canonical::Value)]) -> Vec<u8> {
+    let mut out = vec![1];
+    for (name, value) in columns {
+        let (tag, value) = match value {
+            canonical::Value::String(text) => (1, [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()),
+            canonical::Value::Timestamp(us) => (2, us.to_le_bytes().to_vec()),
+            canonical::Value::Int64(number) => (3, number.to_le_bytes().to_vec()),
+            canonical::Value::Float64(number) => (4, number.to_le_bytes().to_vec()),
+            canonical::Value::Bool(truth) => (5, vec![u8::from(*truth)]),
+        };
+        out.extend([&[name.len() as u8], name.as_bytes(), &[tag], &value].concat());
+    }
+    out
 }
 
 /// Changes one key of the history.
@@ -243,16 +268,29 @@ fn plant_in_history(dir: &Path, plant: Plant) {
         let row = &page.rows[77];
         let mut key = row.key.clone();
         let place = Keys::new(root).row(&key);
-        let changed = |column: &[u8], by: u8| {
+        let columns = canonical::decode(&row.row).unwrap();
+        let value = |name: &str| columns.iter().find(|column| column.0 == name).expect("the column").1.clone();
+        let changed = |damaged: &[u8], by: u8| {
             let mut bytes = row.row.to_vec();
-            let at = bytes.windows(column.len()).position(|window| window == column).expect("the column");
-            // Behind the name: the type, then the value, of a text behind its length.
-            bytes[at + column.len() + usize::from(by)] ^= 1;
+            let found = bytes.windows(damaged.len()).position(|window| window == damaged);
+            bytes[found.expect("the value") + damaged.len() - 1] ^= by;
             bytes
         };
         let writes = match plant {
-            Plant::Value => vec![Write::Put(place.into(), changed(b"event_id", 5).into())],
-            Plant::Revision => vec![Write::Put(place.into(), changed(b"_revision", 1).into())],
+            Plant::Value => {
+                let canonical::Value::String(id) = value("event_id") else { panic!("an id that is no text") };
+                vec![Write::Put(place.into(), changed(id.as_bytes(), 1).into())]
+            }
+            Plant::Revision => {
+                let canonical::Value::Int64(revision) = value("_revision") else {
+                    panic!("a revision that is no number")
+                };
+                assert!((0..64).contains(&revision), "a number of one byte");
+                // The codes of partition and revision, each before its number, which is written twice as large.
+                let pair = [2, 2 * key.partition as u8, 3, 2 * revision as u8];
+                vec![Write::Put(place.into(), changed(&pair, 2).into())]
+            }
+            Plant::OlderForm => vec![Write::Put(place.into(), older_form(&columns).into())],
             Plant::Removed => {
                 let range = Keys::new(root).row_range(&key);
                 vec![Write::Clear(range.start.into(), range.end.into())]

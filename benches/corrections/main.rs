@@ -11,7 +11,8 @@
 //!
 //! What replays are held against is the rate at which the same stores take in a log that waits for them, with nothing to
 //! ingest beside it: once from their beginning, and once onto what they have then. An LSM tree takes the first events for
-//! less than the last.
+//! less than the last. The chain has as many steps every time: the default ones and one that renames devices, at first
+//! none of them; a correction gives it other rules.
 
 #[path = "../throughput/events.rs"]
 mod events;
@@ -25,9 +26,11 @@ use std::time::{Duration, Instant};
 use millrace_log::{NewRecord, Record};
 use millrace_pipeline::correction::{ChangeSource, CorrectionSource, RangeSource};
 use millrace_pipeline::engine::{Engine, EngineOptions};
-use millrace_pipeline::pipeline::{PluginSource, StepSource};
+use millrace_pipeline::pipeline::{Activation, PluginSource, StepSource};
+use millrace_pipeline::processor::ActivationStart;
 use millrace_pipeline::progress::{PartitionProgress, PartitionState};
 use millrace_pipeline::verify::VerifyOptions;
+use millrace_timeline::chain::PluginName;
 use serde_json::json;
 
 use crate::measure::{Meter, Took};
@@ -56,20 +59,35 @@ async fn append(engine: &Engine, number: u64, records: &[Record]) -> Result<()> 
     Ok(())
 }
 
+/// The plugin that renames devices.
+const RENAMES: &str = "rewrite-device-id@0.1.0";
+/// What no device's name begins with.
+const NO_DEVICE: &str = "none-";
 /// The prefix of every device's name.
 const EVERY_DEVICE: &str = "d-0000";
 /// The prefix of one name in twelve.
 const SOME_DEVICES: &str = "d-00000";
 
+fn rename(devices: &str, to: &str) -> serde_json::Value {
+    json!({"rules": [{"from_prefix": devices, "to": to}]})
+}
+
+/// The default chain, with a step behind it that renames no device.
+async fn begin(engine: &Engine) -> Result<()> {
+    let mut chain = engine.in_force().ok_or("no chain is in force")?.chain;
+    let step = StepSource::new(PluginSource::Named(RENAMES.parse()?), rename(NO_DEVICE, "never"));
+    chain.steps.extend(engine.pin_chain(vec![step]).await?.steps);
+    let (author, reason) = ("benchmark".to_owned(), "a step that corrections change".to_owned());
+    engine.activate(Activation { chain, author, reason, start: ActivationStart::End }).await?;
+    Ok(())
+}
+
 /// Brings a correction into force that gives devices another name; both stores have still to apply it. Whatever a device's
 /// name, its rows are made again.
 async fn correct(engine: &Engine, devices: &str, mark: &str, last: Option<u64>) -> Result<()> {
-    let plugin = PluginSource::Named("rewrite-device-id@0.1.0".parse()?);
-    let step = StepSource::new(plugin, json!({"rules": [{"from_prefix": devices, "to": mark}]}));
-    let source = CorrectionSource {
-        change: ChangeSource::Insert { step, before: None },
-        range: RangeSource { last, ..RangeSource::default() },
-    };
+    let step: PluginName = RENAMES.parse()?;
+    let change = ChangeSource::Replace { step: step.clone(), by: step, config: Some(rename(devices, mark)) };
+    let source = CorrectionSource { change, range: RangeSource { last, ..RangeSource::default() } };
     let plan = engine.plan_correction(source).await?;
     engine.correct(&plan, "benchmark", mark).await?;
     Ok(())
@@ -99,6 +117,7 @@ async fn settled(engine: &Engine) -> Result<()> {
 async fn run(events: usize) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let engine: Arc<Engine> = Engine::open(EngineOptions::at(dir.path())).await?;
+    begin(&engine).await?;
     let records = events::records(events.min(200_000));
     let count = events as u64;
     fill(&engine, &records, count).await?;
@@ -176,7 +195,7 @@ async fn run(events: usize) -> Result<()> {
 async fn beside_traffic(engine: &Arc<Engine>, records: &[Record], count: u64, rate: f64) -> Result<()> {
     correct(engine, EVERY_DEVICE, "beside", None).await?;
     let began = Instant::now();
-    let (mut sent, mut worst, mut settled_after) = (0u64, 0.0f64, None);
+    let (mut sent, mut worst, mut settled_after) = (0u64, (0.0, String::new(), 0.0), None);
     // While the correction runs, and some seconds more.
     loop {
         let now = began.elapsed().as_secs_f64();
@@ -186,8 +205,11 @@ async fn beside_traffic(engine: &Arc<Engine>, records: &[Record], count: u64, ra
             sent += APPEND as u64;
         }
         let status = engine.status().await?;
-        let lag = status.stores.values().map(|store| store.lag_seconds).fold(0.0, f64::max);
-        worst = worst.max(lag);
+        for (store, state) in status.stores {
+            if state.lag_seconds > worst.0 {
+                worst = (state.lag_seconds, store, now);
+            }
+        }
         let applied = engine.corrections().first().is_some_and(|correction| correction.state == "applied");
         if applied && settled_after.is_none() {
             settled_after = Some(now);
@@ -197,10 +219,15 @@ async fn beside_traffic(engine: &Arc<Engine>, records: &[Record], count: u64, ra
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let (lag, store, at) = worst;
     println!(
-        "{:<44} {:>8.1} s for {count} events beside {rate:.0} events/s; live lag at most {worst:.2} s (bar 10)",
+        "{:<44} {:>8.1} s for {count} events beside {rate:.0} events/s",
         "correcting everything under traffic",
         settled_after.unwrap_or_default(),
+    );
+    println!(
+        "{:<44} {lag:>8.2} s (bar 10), of {store}, {at:.0} s after it began",
+        "the greatest lag of live rows meanwhile"
     );
     engine.drain().await?;
     settled(engine).await

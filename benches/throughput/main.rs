@@ -176,16 +176,18 @@ fn main() -> Result<()> {
     let (_, stored) = timed(|| runtime.block_on(fill(delta, slices.clone(), 100_000)))?;
     line("delta store, stage and commit", events, bytes, stored, Some(("parquet encoding alone", encode)));
 
-    let (_, canonical) = timed(|| {
-        let mut buffer = Vec::new();
+    let (encoded, canonical) = timed(|| {
+        let (mut buffer, mut encoded) = (Vec::new(), 0);
         for slice in &slices {
             let encoder = RowEncoder::new(&slice.rows)?;
             for row in 0..slice.rows.num_rows() {
                 std::hint::black_box(encoder.hash(row, &mut buffer));
+                encoded += buffer.len();
             }
         }
-        Ok(())
+        Ok(encoded)
     })?;
+    println!("{:<44} {:>10.0} bytes", "a row of the history, its key apart", encoded as f64 / events as f64);
     let keyspace = Arc::new(runtime.block_on(EmbeddedKeyspace::open(dir.path().join("keys"), Default::default()))?);
     let history = HistoryStore::new(keyspace.clone(), "bench");
     let (_, stored) = timed(|| runtime.block_on(fill(history, slices.clone(), 10_000)))?;

@@ -11,7 +11,7 @@
 use bytes::Bytes;
 use millrace_rows::{Cursor, DeadLetter, Job, LogId, Mark};
 
-use crate::varint::{Reader, push_text};
+use millrace_rows::varint::{Reader, push_text};
 
 const VERSION: u8 = 1;
 

@@ -77,7 +77,6 @@ mod store;
 mod swap;
 mod transaction;
 pub mod value;
-mod varint;
 
 pub use encode::{REWRITE_TRANSACTION_BYTES, TRANSACTION_BYTES, TRANSACTION_RECORDS_MAX};
 pub use keys::{Keys, RowKey};

@@ -27,7 +27,7 @@ use std::ops::Range;
 use crate::codec::{CodecError, body};
 use crate::keys::RowKey;
 use crate::value::chunks;
-use crate::varint::{push, push_signed, push_text};
+use millrace_rows::varint::{push, push_signed, push_text};
 
 const VERSION: u8 = 1;
 const WHAT: &str = "a lineage";

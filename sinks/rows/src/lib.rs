@@ -6,6 +6,7 @@
 //! * [`store`]: the trait that every store implements, and its errors.
 //! * [`canonical`]: the byte form of one row. It is the value in the history and the input of the row hash by which
 //!   stores are compared.
+//! * [`varint`]: numbers of few bytes, for formats.
 //! * [`check`]: the checks that every row passes after the last transform.
 //!
 //! Nothing here knows of WebAssembly, of JSON decoding or of any particular store.
@@ -17,6 +18,7 @@ pub mod rewrite;
 pub mod schema;
 pub mod slice;
 pub mod store;
+pub mod varint;
 
 pub use position::{Cursor, LogId, Mark};
 pub use rewrite::{Backlog, Reason, Rewrite, Rewriter};
