@@ -207,7 +207,7 @@ async fn beside_traffic(engine: &Arc<Engine>, records: &[Record], count: u64, ra
         let status = engine.status().await?;
         for (store, state) in status.stores {
             if state.lag_seconds > worst.0 {
-                worst = (state.lag_seconds, store, now);
+                worst = (state.lag_seconds, store.to_string(), now);
             }
         }
         let applied = engine.corrections().first().is_some_and(|correction| correction.state == "applied");
