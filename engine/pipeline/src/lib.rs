@@ -32,6 +32,7 @@ pub mod diagnostics;
 pub mod engine;
 mod follow;
 pub mod gaps;
+mod give_way;
 mod housekeeping;
 pub mod ingest;
 pub mod keyspace;
