@@ -327,9 +327,7 @@ impl Engine {
     pub async fn start_with(&self, mut wrap: impl FnMut(Box<dyn Store>) -> Box<dyn Store> + Send) {
         let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
         let mut loops = self.loops.lock().await;
-        let mut commits_every = BTreeMap::new();
         for (store, policy) in stores {
-            commits_every.insert(store.name(), policy.age);
             let (sender, gaps) = mpsc::channel(gaps::REQUESTS_MAX);
             self.gap_requests.lock().unwrap_or_else(PoisonError::into_inner).insert(store.name(), sender);
             let materializer = Materializer {
@@ -348,7 +346,6 @@ impl Engine {
             let rematerializer = Rematerializer {
                 requests,
                 asked: Vec::new(),
-                commits_every: commits_every.get(rewriter.name()).copied().unwrap_or_default(),
                 processor: self.processor.clone(),
                 progress: self.progress.clone(),
                 metrics: self.metrics.clone(),

@@ -32,7 +32,6 @@ pub mod diagnostics;
 pub mod engine;
 mod follow;
 pub mod gaps;
-mod give_way;
 mod housekeeping;
 pub mod ingest;
 pub mod keyspace;

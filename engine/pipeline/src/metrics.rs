@@ -55,7 +55,6 @@ pub struct Metrics {
     fuel: Counter,
     retries: Family<StoreLabel, Counter>,
     remade: Family<StoreLabel, Counter>,
-    gave_way: Family<StoreLabel, Counter<f64, AtomicU64>>,
     commits: Family<StoreLabel, Histogram, fn() -> Histogram>,
     costs: Costs,
 }
@@ -92,7 +91,6 @@ impl Default for Metrics {
             fuel: Counter::default(),
             retries: Family::default(),
             remade: Family::default(),
-            gave_way: Family::default(),
             commits: Family::new_with_constructor(commit_seconds),
             costs: Costs::default(),
         }
@@ -127,12 +125,6 @@ impl Metrics {
             "remade_records",
             "Records of which a store's rows were made again for a correction",
             self.remade.clone(),
-        );
-        registry.register_with_unit(
-            "jobs_gave_way",
-            "Time that corrections waited since live rows of the store lagged",
-            Unit::Seconds,
-            self.gave_way.clone(),
         );
         registry.register_with_unit("store_commit", "Time of a store's commit", Unit::Seconds, self.commits.clone());
     }
@@ -191,10 +183,6 @@ impl Metrics {
 
     pub(crate) fn remade(&self, store: &str, records: u64) {
         self.remade.get_or_create(&StoreLabel { store: store.to_owned() }).inc_by(records);
-    }
-
-    pub(crate) fn gave_way(&self, store: &str, waited: Duration) {
-        self.gave_way.get_or_create(&StoreLabel { store: store.to_owned() }).inc_by(waited.as_secs_f64());
     }
 
     pub(crate) fn store_retried(&self, store: &str) {

@@ -78,14 +78,6 @@ pub struct StoreProgress {
     pub jobs: Option<BTreeMap<u64, JobProgress>>,
 }
 
-impl StoreProgress {
-    /// First offset that is not in the store, of the partitions that this process brings into it and that go on.
-    pub(crate) fn running(&self) -> BTreeMap<u32, u64> {
-        let running = |(_, place): &(&u32, &PartitionProgress)| place.state == PartitionState::Running;
-        self.partitions.iter().filter(running).map(|(partition, place)| (*partition, place.next)).collect()
-    }
-}
-
 /// All stores' places, by store name.
 pub type Snapshot = BTreeMap<&'static str, StoreProgress>;
 

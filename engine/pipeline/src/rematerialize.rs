@@ -9,29 +9,24 @@
 //! load ─ lowest job ─ from its end: read ─ transform ─ stage … ─ commit (rows swapped, job shorter) ─ …
 //! ```
 //!
-//! Both write to the same store: a job slows down while live rows lag ([`crate::give_way`]).
-//!
 //! A job is worked off from its end, commit by commit, and what is left of it is kept in the store: after a crash it goes
 //! on where it was. What lies below the log's start can't be made again: those rows stay as they are, and `verify` says so.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
 use millrace_timeline::Timeline;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::give_way::{GiveWay, PAUSE};
 use crate::leases::{Duties, Duty, LOOK_AGAIN};
 use crate::materialize::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, release, stopped};
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
-use crate::progress::{JobProgress, Progress, StoreProgress};
+use crate::progress::{JobProgress, Progress};
 use crate::remake::Remaker;
 use crate::share::Stretch;
 
@@ -56,8 +51,6 @@ pub struct Rematerializer {
     pub(crate) requests: mpsc::Receiver<RebuildRequest>,
     /// Those that are not noted yet.
     pub(crate) asked: Vec<RebuildRequest>,
-    /// How long the store's live loop gathers rows for a commit.
-    pub commits_every: Duration,
     /// Whether the store's jobs are this worker's.
     pub duties: Duties,
     /// Becomes true when the engine stops: the loop returns at once, what is staged is made again at the next start.
@@ -98,14 +91,13 @@ impl Rematerializer {
         let mut shutdown = self.shutdown.clone();
         let mut timeline = self.processor.timeline();
         let mut told = String::new();
-        let mut give_way = GiveWay::new(self.commits_every);
         loop {
             timeline.mark_unchanged();
             let mut committed = false;
             let ended = tokio::select! {
                 biased;
                 () = stopped(&mut shutdown) => return,
-                ended = self.work(rewriter.as_mut(), &mut give_way, &mut committed) => ended,
+                ended = self.work(rewriter.as_mut(), &mut committed) => ended,
             };
             if committed {
                 pause = RETRY_PAUSE_MIN;
@@ -148,7 +140,7 @@ impl Rematerializer {
     }
 
     /// Works until something fails.
-    async fn work(&mut self, rewriter: &mut dyn Rewriter, give_way: &mut GiveWay, committed: &mut bool) -> Failed {
+    async fn work(&mut self, rewriter: &mut dyn Rewriter, committed: &mut bool) -> Failed {
         loop {
             // Before the load: what the live loop takes in after it is seen as a change.
             let mut progress = self.progress.subscribe();
@@ -178,7 +170,7 @@ impl Rematerializer {
                 backlog.jobs.first().cloned().filter(|_| self.requests.is_empty() && self.duties.has(&duty))
             {
                 self.processor.pause().wait_running().await;
-                match self.portion(rewriter, &backlog, &job, give_way).await {
+                match self.portion(rewriter, &backlog, &job).await {
                     Ok(after) => backlog = after,
                     Err(failed) => return failed,
                 }
@@ -213,13 +205,7 @@ impl Rematerializer {
     }
 
     /// Makes one commit's worth of a job again.
-    async fn portion(
-        &self,
-        rewriter: &mut dyn Rewriter,
-        backlog: &Backlog,
-        job: &Job,
-        give_way: &mut GiveWay,
-    ) -> Result<Backlog, Failed> {
+    async fn portion(&self, rewriter: &mut dyn Rewriter, backlog: &Backlog, job: &Job) -> Result<Backlog, Failed> {
         let (store, revision, applied) = (rewriter.name(), job.revision, backlog.state.applied);
         let (portion, timeline) = self.plan(rewriter.records_max(), applied, job).await?;
         let mut remade = 0;
@@ -229,7 +215,6 @@ impl Rematerializer {
                 remade += rewrite.remade.len() as u64;
                 rewriter.stage(rewrite).await?;
                 rewriter.flush(revision).await?;
-                self.give_way(store, give_way).await;
                 self.processor.pause().wait_running().await;
                 if !self.duties.has(&Duty::Jobs(store)) {
                     let detail = "its jobs are another worker's now".to_owned();
@@ -251,31 +236,6 @@ impl Rematerializer {
             tracing::info!(store, revision, "the store has made again what the revision covers");
         }
         Ok(after)
-    }
-
-    /// Waits while live rows of the store lag, [`PAUSE`] at the most.
-    async fn give_way(&self, store: &'static str, looks: &mut GiveWay) {
-        let began = Instant::now();
-        let mut progress = self.progress.subscribe();
-        loop {
-            let now = Instant::now();
-            if looks.is_due(now) {
-                let next = progress.borrow_and_update().get(store).map(StoreProgress::running).unwrap_or_default();
-                let mut ends = BTreeMap::new();
-                for partition in next.keys() {
-                    // Whoever reads the log next says what is wrong with it.
-                    let Ok(bounds) = self.processor.log().bounds(*partition).await else { return };
-                    ends.insert(*partition, bounds.end);
-                }
-                looks.look(now, ends, &next);
-            }
-            if !looks.lags() || now >= began + PAUSE {
-                break;
-            }
-            // At the pause's end, or when live rows were committed.
-            let _ = tokio::time::timeout_at(began + PAUSE, progress.changed()).await;
-        }
-        self.metrics.gave_way(store, began.elapsed());
     }
 
     fn reason(&self, revision: u64) -> Reason {
