@@ -195,7 +195,7 @@ async fn run(events: usize) -> Result<()> {
 async fn beside_traffic(engine: &Arc<Engine>, records: &[Record], count: u64, rate: f64) -> Result<()> {
     correct(engine, EVERY_DEVICE, "beside", None).await?;
     let began = Instant::now();
-    let (mut sent, mut worst, mut settled_after) = (0u64, (0.0, String::new(), 0.0), None);
+    let (mut sent, mut worst, mut settled_after) = (0u64, (0.0, "", 0.0), None);
     // While the correction runs, and some seconds more.
     loop {
         let now = began.elapsed().as_secs_f64();
@@ -207,7 +207,7 @@ async fn beside_traffic(engine: &Arc<Engine>, records: &[Record], count: u64, ra
         let status = engine.status().await?;
         for (store, state) in status.stores {
             if state.lag_seconds > worst.0 {
-                worst = (state.lag_seconds, store.to_string(), now);
+                worst = (state.lag_seconds, store, now);
             }
         }
         let applied = engine.corrections().first().is_some_and(|correction| correction.state == "applied");

@@ -9,9 +9,8 @@
 //! Partition and offset of a dead letter stand in its key. A reader that meets another version says so.
 
 use bytes::Bytes;
-use millrace_rows::{Cursor, DeadLetter, Job, LogId, Mark};
-
 use millrace_rows::varint::{Reader, push_text};
+use millrace_rows::{Cursor, DeadLetter, Job, LogId, Mark};
 
 const VERSION: u8 = 1;
 

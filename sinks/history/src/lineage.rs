@@ -24,10 +24,11 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use millrace_rows::varint::{push, push_signed, push_text};
+
 use crate::codec::{CodecError, body};
 use crate::keys::RowKey;
 use crate::value::chunks;
-use millrace_rows::varint::{push, push_signed, push_text};
 
 const VERSION: u8 = 1;
 const WHAT: &str = "a lineage";

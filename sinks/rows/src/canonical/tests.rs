@@ -20,17 +20,21 @@ fn encoded(batch: &RecordBatch, row: usize) -> Vec<u8> {
     out
 }
 
+fn borrowed(value: &Value) -> ValueRef<'_> {
+    match value {
+        Value::String(text) => ValueRef::String(text),
+        Value::Timestamp(us) => ValueRef::Timestamp(*us),
+        Value::Int64(number) => ValueRef::Int64(*number),
+        Value::Float64(number) => ValueRef::Float64(*number),
+        Value::Bool(truth) => ValueRef::Bool(*truth),
+    }
+}
+
 /// One row of these columns, which are in order.
 fn encoded_values(columns: &[(String, Value)]) -> Vec<u8> {
     let mut out = vec![VERSION];
     for (name, value) in columns {
-        let value = match value {
-            Value::String(text) => ValueRef::String(text),
-            Value::Timestamp(us) => ValueRef::Timestamp(*us),
-            Value::Int64(number) => ValueRef::Int64(*number),
-            Value::Float64(number) => ValueRef::Float64(*number),
-            Value::Bool(truth) => ValueRef::Bool(*truth),
-        };
+        let value = borrowed(value);
         push_head(&mut out, name, value.column_type()).unwrap();
         push_value(&mut out, value);
     }
@@ -185,16 +189,7 @@ fn value() -> impl Strategy<Value = Value> {
 fn column() -> impl Strategy<Value = (String, Value)> {
     let known = proptest::sample::select(KNOWN).prop_map(|known| known.0.to_owned());
     let of_its_type = proptest::sample::select(KNOWN).prop_flat_map(|(name, ty)| {
-        let of_type = move |value: &Value| {
-            let found = match value {
-                Value::String(_) => ColumnType::String,
-                Value::Timestamp(_) => ColumnType::Timestamp,
-                Value::Int64(_) => ColumnType::Int64,
-                Value::Float64(_) => ColumnType::Float64,
-                Value::Bool(_) => ColumnType::Bool,
-            };
-            found == ty
-        };
+        let of_type = move |value: &Value| borrowed(value).column_type() == ty;
         (Just(name.to_owned()), value().prop_filter("the column's type", of_type))
     });
     prop_oneof![4 => of_its_type, 1 => (known, value()), 2 => ("[a-z_é]{1,12}", value())]
