@@ -121,6 +121,70 @@ fn killed_at_every_state_of_a_correction_both_stores_end_right() {
     assert!(same && report["stores"].as_object().unwrap().values().all(|s| s["pending"] == 0), "{report:#}");
 }
 
+/// Staging ends with the server, and leaves nothing; what was published goes on without what was staged.
+#[test]
+fn killed_while_it_is_staged_nothing_is_left_of_a_correction() {
+    let mut random = StdRng::seed_from_u64(seed(8));
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path());
+    send(&server, "staged", 6000);
+    server.wait_caught_up();
+    let staged = |mark: &str| {
+        let mut body = correction(mark);
+        body["stage"] = json!(true);
+        body
+    };
+    let stage = |server: &Server, mark: &str| {
+        let (status, answer) = server.ask("POST", "/v1/corrections", staged(mark));
+        assert_eq!((status, &answer["stores"]), (202, &json!({})), "{answer}");
+        answer["id"].as_u64().expect("its number")
+    };
+    let wait_staged = |server: &Server, id: u64| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (_, now) = server.get(&format!("/v1/corrections/{id}"));
+            match now["state"].as_str() {
+                Some("staged") => return,
+                Some("staging") => assert!(Instant::now() < deadline, "not staged after {PATIENCE:?}: {now}"),
+                _ => panic!("{now}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    for number in 0..4 {
+        let id = stage(&server, &format!("killed-{number}"));
+        if number == 3 {
+            wait_staged(&server, id);
+        } else {
+            std::thread::sleep(Duration::from_micros(random.random_range(0..200_000)));
+        }
+        server.kill();
+        server = Server::start(dir.path());
+        let (_, list) = server.get("/v1/corrections");
+        assert_eq!(list["corrections"], json!([]));
+        assert!(!dir.path().join("staged").exists(), "its files are gone");
+    }
+    let id = stage(&server, "cancelled");
+    let path = format!("/v1/corrections/{id}");
+    let (status, answer) = server.ask("DELETE", &path, Value::Null);
+    assert_eq!((status, &answer["state"]), (200, &json!("cancelled")), "{answer}");
+    let (status, answer) = server.ask("POST", &format!("{path}/publish"), Value::Null);
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("not_staged")), "{answer}");
+
+    let id = stage(&server, "published");
+    wait_staged(&server, id);
+    let (status, answer) = server.ask("POST", &format!("/v1/corrections/{id}/publish"), Value::Null);
+    assert_eq!(status, 202, "{answer}");
+    let (status, answer) = server.ask("DELETE", &format!("/v1/corrections/{id}"), Value::Null);
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("published")), "{answer}");
+    server.kill();
+    server = Server::start(dir.path());
+    wait_applied(&server);
+    assert!(server.stop().success());
+    let (same, report) = verify(dir.path(), &["--full"]);
+    assert!(same && report["rows_checked"] == json!(12_000), "{report:#}");
+}
+
 /// Reads a device again and again while corrections move its events about: each event is seen once, always.
 #[test]
 fn who_reads_meanwhile_sees_every_event_once() {

@@ -162,15 +162,65 @@ async fn any_change(random: &mut StdRng, step: u64) -> ChangeSource {
     }
 }
 
-/// One history. Gives how many corrections came into force.
-async fn history(seed: u64) -> u64 {
+/// What happened in histories.
+#[derive(Debug, Default)]
+struct Happened {
+    /// Corrections that came into force.
+    corrected: u64,
+    /// Corrections of these that were staged before.
+    published: u64,
+    /// Corrections that were cancelled while staged.
+    cancelled: u64,
+}
+
+/// Stages a correction, and publishes it, cancels it or leaves it as it is.
+async fn stage(
+    engine: &Arc<Engine>,
+    random: &mut StdRng,
+    source: CorrectionSource,
+    happened: &mut Happened,
+) -> Result<(), CorrectionError> {
+    let plan = engine.plan_correction(source).await?;
+    let id = match engine.stage(plan, "test", "random").await {
+        Ok(id) => id,
+        // What an earlier step left.
+        Err(CorrectionError::AlreadyStaged(id)) => id,
+        Err(error) => return Err(error),
+    };
+    let head = engine.timeline().head();
+    if random.random() {
+        let status = engine.wait_staged(id).await.unwrap();
+        assert_eq!((status.state(), status.done), ("staged", status.total));
+        assert_eq!((engine.corrections()[0].id, engine.corrections()[0].state), (id, "staged"));
+    }
+    match random.random_range(0..4) {
+        0 => {}
+        1 => {
+            engine.cancel_staged(id).await.unwrap();
+            assert!(engine.corrections().iter().all(|correction| correction.id != id), "it leaves no trace");
+            happened.cancelled += 1;
+        }
+        _ => {
+            engine.wait_staged(id).await.unwrap();
+            assert_eq!(engine.publish_staged(id).await.unwrap().id, id);
+            happened.corrected += 1;
+            happened.published += 1;
+            return Ok(());
+        }
+    }
+    assert_eq!(engine.timeline().head(), head, "nothing is in force");
+    Ok(())
+}
+
+/// One history.
+async fn history(seed: u64, happened: &mut Happened) {
     let mut random = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
     let mut engine = open(dir.path()).await;
     let chain = engine.pin_chain(vec![rewrite("first")]).await.unwrap();
     let (author, reason) = ("test".to_owned(), "the first".to_owned());
     engine.activate(Activation { chain, author, reason, start: ActivationStart::End }).await.unwrap();
-    let (mut corrected, mut sent) = (0, 0);
+    let mut sent = 0;
     for step in 0..random.random_range(6..12) {
         match random.random_range(0..10) {
             0..4 => {
@@ -184,8 +234,13 @@ async fn history(seed: u64) -> u64 {
             4..8 => {
                 let change = any_change(&mut random, step).await;
                 let source = CorrectionSource { change, range: any_range(&engine, &mut random).await };
-                match correct(&engine, source.clone(), "random").await {
-                    Ok(_) => corrected += 1,
+                let done = if random.random_range(0..3) == 0 {
+                    stage(&engine, &mut random, source.clone(), happened).await
+                } else {
+                    correct(&engine, source.clone(), "random").await.map(|_| happened.corrected += 1)
+                };
+                match done {
+                    Ok(()) => {}
                     Err(CorrectionError::Nothing(_) | CorrectionError::Range(_)) => {}
                     Err(error) => panic!("seed {seed}, {source:?}: {error}"),
                 }
@@ -213,19 +268,100 @@ async fn history(seed: u64) -> u64 {
     }
     check(&engine, &format!("seed {seed}, at the end")).await;
     engine.stop().await.unwrap();
-    corrected
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_histories_end_as_the_model_says() {
     let seed = seed(11);
     let histories = std::env::var("MILLRACE_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(HISTORIES);
-    let mut corrected = 0;
+    let mut happened = Happened::default();
     for number in 0..histories {
-        corrected += history(seed.wrapping_mul(1000).wrapping_add(number)).await;
+        history(seed.wrapping_mul(1000).wrapping_add(number), &mut happened).await;
     }
-    println!("{histories} histories, {corrected} corrections");
-    assert!(corrected >= histories / 2, "the histories held few corrections: {corrected}");
+    println!("{histories} histories: {happened:?}");
+    assert!(happened.corrected >= histories / 2, "the histories held few corrections: {happened:?}");
+    assert!(happened.published.min(happened.cancelled) >= histories / 25, "few were staged: {happened:?}");
+}
+
+/// What is staged is taken by both stores once it is published, leaves nothing when it is cancelled, and is not published
+/// over another revision.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_staged_is_published_or_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let staged_files = dir.path().join("staged");
+    let files = || std::fs::read_dir(&staged_files).map_or(0, Iterator::count);
+    let engine = open(dir.path()).await;
+    ingest(&engine, (0..300).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    engine.drain().await.unwrap();
+    let source = |mark: &str, range| CorrectionSource {
+        change: ChangeSource::Insert { step: rewrite(mark), before: None },
+        range,
+    };
+    let plan = engine.plan_correction(source("cancelled", RangeSource::default())).await.unwrap();
+    let id = engine.stage(plan.clone(), "ada", "not yet").await.unwrap();
+    let again = engine.stage(plan.clone(), "ada", "twice").await.unwrap_err();
+    assert!(matches!(again, CorrectionError::AlreadyStaged(other) if other == id), "{again}");
+    let status = engine.wait_staged(id).await.unwrap();
+    assert_eq!((status.done, status.total, files()), (300, 300, 1));
+    let before = Audit::of_engine(&engine).await;
+    engine.cancel_staged(id).await.unwrap();
+    assert_eq!((files(), engine.corrections().len()), (0, 0));
+    let gone = engine.publish_staged(id).await.unwrap_err();
+    assert!(matches!(gone, CorrectionError::NotStaged(_)), "{gone}");
+    check(&engine, "cancelled").await;
+    assert!(Audit::of_engine(&engine).await.history == before.history, "a cancelled correction changes nothing");
+
+    // Another revision is first.
+    let overtaken = engine.stage(plan, "ada", "too late").await.unwrap();
+    engine.wait_staged(overtaken).await.unwrap();
+    let first = correct(&engine, source("first", RangeSource::default()), "first").await.unwrap();
+    assert_eq!(first, overtaken, "it has the number");
+    let refused = engine.publish_staged(overtaken).await.unwrap_err();
+    assert!(matches!(refused, CorrectionError::NotStaged(_)), "{refused}");
+    check(&engine, "overtaken").await;
+
+    // Of some records, and more come in meanwhile.
+    let filter = Filter::default().with("app", ["shop"]);
+    let plan =
+        engine.plan_correction(source("staged", RangeSource { filter, ..RangeSource::default() })).await.unwrap();
+    let id = engine.stage(plan, "ada", "staged").await.unwrap();
+    engine.wait_staged(id).await.unwrap();
+    ingest(&engine, (300..400).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    let batches = async |outcome: &str| {
+        let text = engine.metrics_text().await.unwrap();
+        let name = format!("millrace_remade_batches_total{{outcome=\"{outcome}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let made = batches("made").await;
+    assert_eq!(batches("staged").await, 0);
+    engine.publish_staged(id).await.unwrap();
+    check(&engine, "published").await;
+    assert_eq!(batches("made").await, made, "nothing was made again");
+    assert!(batches("staged").await >= 2 * 300 / 16, "both stores took what was staged");
+    assert_eq!((files(), engine.corrections()[0].state), (0, "applied"));
+    engine.stop().await.unwrap();
+}
+
+/// A chain that can't do the range is found out before the correction is in force.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_staged_is_not_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).await;
+    ingest(&engine, (0..60).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    engine.drain().await.unwrap();
+    let halting = StepSource { on_error: millrace_plugin_host::OnError::Halt, ..failing() };
+    let change = ChangeSource::Insert { step: halting, before: None };
+    let plan = engine.plan_correction(CorrectionSource { change, range: RangeSource::default() }).await.unwrap();
+    let id = engine.stage(plan.clone(), "test", "halts").await.unwrap();
+    let status = engine.wait_staged(id).await.unwrap();
+    assert!(status.problem.as_ref().is_some_and(|problem| problem.contains("rewrite-device-id")), "{status:?}");
+    assert_eq!(engine.corrections()[0].state, "failed");
+    let refused = engine.publish_staged(id).await.unwrap_err();
+    assert!(matches!(refused, CorrectionError::NotReady { .. }), "{refused}");
+    check(&engine, "not published").await;
+    // It is in nobody's way.
+    assert_eq!(engine.stage(plan, "test", "again").await.unwrap(), id);
+    engine.stop().await.unwrap();
 }
 
 /// The reason why Millrace exists: a release sends one device id for all, a rule mends it, for that release alone; and it

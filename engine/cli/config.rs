@@ -18,6 +18,7 @@ use millrace_pipeline::materialize::CommitPolicy;
 use millrace_pipeline::pipeline::{PipelinePolicy, PluginSource, StepSource};
 use millrace_pipeline::processor::ProcessorOptions;
 use millrace_pipeline::roles::Roles;
+use millrace_pipeline::staging::STAGED_BYTES_MAX;
 use millrace_plugin_host::{CompilerProcess, Limits, OnError};
 use serde::{Deserialize, Deserializer};
 
@@ -155,6 +156,7 @@ pub struct Pipeline {
     pub batch_bytes: usize,
     pub cache_bytes: u64,
     pub concurrency: usize,
+    pub staged_bytes_max: u64,
     pub bad_rows_max: usize,
     pub compiled_dir: Option<PathBuf>,
     pub failure_rate_max: f64,
@@ -175,6 +177,7 @@ impl Default for Pipeline {
             batch_bytes: options.batch_bytes,
             cache_bytes: options.cache_bytes,
             concurrency: options.concurrency,
+            staged_bytes_max: STAGED_BYTES_MAX,
             bad_rows_max: 64,
             compiled_dir: None,
             failure_rate_max: options.failure_rate_max,
@@ -374,6 +377,7 @@ impl Config {
                 failure_rate_max: self.pipeline.failure_rate_max,
                 split_check_every: self.pipeline.split_check_every,
             },
+            staged_bytes_max: self.pipeline.staged_bytes_max,
             ingest: IngestOptions {
                 dedup_events: self.ingest.dedup_events,
                 in_flight_bytes: self.ingest.in_flight_bytes_max,

@@ -91,9 +91,30 @@ pub struct CorrectArgs {
     /// Why, in your words; kept with the revision, and in the table's history.
     #[arg(long)]
     reason: String,
-    /// Do not wait until both stores have applied it.
+    /// Make it ahead and do not publish it yet: `millrace corrections publish` or `cancel` decides. Needs a running server.
+    #[arg(long)]
+    stage: bool,
+    /// Do not wait until both stores have applied it, or with --stage until it is staged.
     #[arg(long)]
     no_wait: bool,
+}
+
+/// `millrace corrections publish` and `cancel`.
+#[derive(clap::Subcommand)]
+pub enum CorrectionsCommand {
+    /// Brings a staged correction into force, and waits until both stores have applied it.
+    Publish {
+        /// Its number.
+        id: u64,
+        /// Do not wait.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Cancels a staged correction, without a trace.
+    Cancel {
+        /// Its number.
+        id: u64,
+    },
 }
 
 /// `millrace verify`.
@@ -183,9 +204,68 @@ pub async fn preview(client: &Client, args: PreviewArgs, json: bool) -> Result<(
 pub async fn correct(client: &Client, args: CorrectArgs, json: bool) -> Result<()> {
     let mut body = args.change.body(client).await?;
     body["reason"] = json!(args.reason);
+    if args.stage {
+        return stage(client, body, args.no_wait, json).await;
+    }
     let published = client.post_json("/v1/corrections", &body).await?;
-    let id = published["id"].as_u64().context("the server did not say which correction it is")?;
-    if args.no_wait {
+    in_force(client, published, args.no_wait, json).await
+}
+
+/// Has a correction staged.
+async fn stage(client: &Client, mut body: Value, no_wait: bool, json: bool) -> Result<()> {
+    if matches!(client, Client::Local { .. }) {
+        bail!("--stage needs a running server, which keeps what is staged: give its --url");
+    }
+    body["stage"] = json!(true);
+    let begun = client.post_json("/v1/corrections", &body).await?;
+    let id = id_of(&begun)?;
+    let now = if no_wait { begun } else { wait_staged(client, id, !json).await? };
+    if json {
+        println!("{now}");
+    } else {
+        println!(
+            "correction {id} is {}, and not in force: `millrace corrections publish {id}`, or `cancel {id}`",
+            now["state"].as_str().unwrap_or("staged")
+        );
+    }
+    Ok(())
+}
+
+/// Waits until all of a correction is staged.
+async fn wait_staged(client: &Client, id: u64, show: bool) -> Result<Value> {
+    let began = Instant::now();
+    let bar = show && std::io::stderr().is_terminal();
+    loop {
+        let now = client.get(&format!("/v1/corrections/{id}")).await?;
+        let staged = &now["staged"];
+        if let Some(problem) = staged["problem"].as_str() {
+            bail!("correction {id} can't be staged: {problem}");
+        }
+        if let Some(reason) = now["paused"].as_str() {
+            bail!("correction {id} waits to be staged: the chain is paused ({reason}); `millrace pipeline resume`");
+        }
+        let done = now["state"] != "staging";
+        if bar {
+            let (made, total) = (staged["done"].as_u64().unwrap_or(0), staged["total"].as_u64().unwrap_or(0).max(1));
+            let line = progress(total.saturating_sub(made), total, made, began.elapsed());
+            // Progress that can't be shown harms nothing.
+            let _ = write!(std::io::stderr(), "\r{line}{}", if done { "\n" } else { "" });
+        }
+        if done {
+            return Ok(now);
+        }
+        tokio::time::sleep(PROGRESS_EVERY).await;
+    }
+}
+
+fn id_of(correction: &Value) -> Result<u64> {
+    correction["id"].as_u64().context("the server did not say which correction it is")
+}
+
+/// Says that a correction is in force, and waits until it is applied.
+async fn in_force(client: &Client, published: Value, no_wait: bool, json: bool) -> Result<()> {
+    let id = id_of(&published)?;
+    if no_wait {
         if json {
             println!("{published}");
         } else {
@@ -258,7 +338,19 @@ fn progress(left: u64, total: u64, made: u64, took: Duration) -> String {
 }
 
 /// `millrace corrections`.
-pub async fn corrections(client: &Client, json: bool) -> Result<()> {
+pub async fn corrections(client: &Client, command: Option<CorrectionsCommand>, json: bool) -> Result<()> {
+    match command {
+        Some(CorrectionsCommand::Publish { id, no_wait }) => {
+            let published = client.post_json(&format!("/v1/corrections/{id}/publish"), &json!({})).await?;
+            return in_force(client, published, no_wait, json).await;
+        }
+        Some(CorrectionsCommand::Cancel { id }) => {
+            let cancelled = client.delete(&format!("/v1/corrections/{id}")).await?;
+            println!("{}", if json { cancelled.to_string() } else { format!("correction {id} is cancelled") });
+            return Ok(());
+        }
+        None => {}
+    }
     let list = client.get("/v1/corrections").await?;
     if json {
         println!("{list}");
@@ -279,7 +371,15 @@ pub async fn corrections(client: &Client, json: bool) -> Result<()> {
                     (left, None) => format!("{name}: {state}, {} left", thousands(left)),
                 }
             });
-            let stores = stores.collect::<Vec<_>>().join("; ");
+            let mut stores = stores.collect::<Vec<_>>().join("; ");
+            if let (Some(done), Some(total)) =
+                (correction["staged"]["done"].as_u64(), correction["staged"]["total"].as_u64())
+            {
+                stores = format!("{} of {} staged", thousands(done), thousands(total));
+            }
+            if let Some(problem) = correction["staged"]["problem"].as_str() {
+                stores = format!("{stores}: {}", printable(problem));
+            }
             vec![
                 correction["id"].to_string(),
                 text("state"),

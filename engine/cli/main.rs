@@ -91,8 +91,11 @@ enum Command {
     Preview(correction::PreviewArgs),
     /// Corrects events that are in the log already, in both stores.
     Correct(correction::CorrectArgs),
-    /// Lists corrections, and how far each store has come with them.
-    Corrections,
+    /// Lists corrections, and how far each store has come with them; publishes or cancels one that is staged.
+    Corrections {
+        #[command(subcommand)]
+        command: Option<correction::CorrectionsCommand>,
+    },
     /// Compares both stores with what the log and the timeline say they hold. Exits with 1 where they differ.
     Verify(correction::VerifyArgs),
     /// Makes every row of one store again from the log, beside the other and beside live traffic.
@@ -243,9 +246,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             let result = correction::correct(&client, args, global.json).await;
             client.close().await.and(result)?;
         }
-        Command::Corrections => {
+        Command::Corrections { command } => {
             let client = Client::open(&global, &config, false).await?;
-            let result = correction::corrections(&client, global.json).await;
+            let result = correction::corrections(&client, command, global.json).await;
             client.close().await.and(result)?;
         }
         Command::Verify(args) => {

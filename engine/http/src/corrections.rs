@@ -34,6 +34,9 @@ pub(crate) struct Request {
     /// Needed by a correction.
     #[serde(default)]
     reason: String,
+    /// For corrections: made ahead, and not in force until it is published.
+    #[serde(default)]
+    stage: bool,
     /// For previews: most records that are looked at, from the range's end.
     records: Option<u64>,
 }
@@ -137,6 +140,10 @@ fn correction_error(error: CorrectionError) -> ApiError {
         CorrectionError::Filter(_) => refused("bad_filter", error),
         CorrectionError::Nothing(_) => refused("nothing_to_do", error),
         CorrectionError::Replay(_) => refused("replay_failed", error),
+        CorrectionError::AlreadyStaged(_) => ApiError::new(StatusCode::CONFLICT, "already_staged", error.to_string()),
+        CorrectionError::NotStaged(_) => ApiError::new(StatusCode::CONFLICT, "not_staged", error.to_string()),
+        CorrectionError::NotReady { .. } => ApiError::new(StatusCode::CONFLICT, "not_ready", error.to_string()),
+        CorrectionError::StagedFiles(_) => ApiError::busy(error.to_string()),
         CorrectionError::Pipeline(error) => pipeline_error(error),
     }
 }
@@ -168,20 +175,36 @@ pub(crate) async fn correct(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let request = parsed(body)?;
     let reason = checked_reason(&request.reason)?.to_owned();
+    let stage = request.stage;
     let source = request.source()?;
     let mut tries = 0;
-    let corrected = loop {
+    let id = loop {
         let plan = api.engine.plan_correction(source.clone()).await.map_err(correction_error)?;
         tries += 1;
-        match api.engine.correct(&plan, &principal.name, &reason).await {
+        let done = match stage {
+            true => api.engine.stage(plan, &principal.name, &reason).await,
+            false => api.engine.correct(&plan, &principal.name, &reason).await.map(|corrected| corrected.id),
+        };
+        match done {
             // Another revision came first: the chains to edit may be others now.
             Err(CorrectionError::Pipeline(error)) if error.is_conflict() && tries < TRIES_MAX => {}
             other => break other.map_err(correction_error)?,
         }
     };
-    let subject = format!("correction {}", corrected.id);
-    api.engine.tokens().audit(&principal, "correction.publish", subject, Some(reason)).await;
-    Ok((StatusCode::ACCEPTED, Json(shown(&api, corrected.id).unwrap_or_else(|| json!(corrected)))))
+    let action = if stage { "correction.stage" } else { "correction.publish" };
+    api.engine.tokens().audit(&principal, action, format!("correction {id}"), Some(reason)).await;
+    Ok((StatusCode::ACCEPTED, Json(shown(&api, id).unwrap_or_else(|| json!({"id": id})))))
+}
+
+/// `POST /v1/corrections/{id}/publish`: brings a staged correction into force.
+pub(crate) async fn publish(
+    State(api): State<Api>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<u64>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    api.engine.publish_staged(id).await.map_err(correction_error)?;
+    api.engine.tokens().audit(&principal, "correction.publish", format!("correction {id}"), None).await;
+    Ok((StatusCode::ACCEPTED, Json(shown(&api, id).unwrap_or_else(|| json!({"id": id})))))
 }
 
 fn shown(api: &Api, id: u64) -> Option<Value> {
@@ -211,9 +234,18 @@ pub(crate) async fn one(State(api): State<Api>, Path(id): Path<u64>) -> Result<J
     shown(&api, id).map(Json).ok_or_else(|| no_such(id))
 }
 
-/// `DELETE /v1/corrections/{id}`: a correction is in force from its publication on, so there is never one to cancel.
-pub(crate) async fn cancel(State(api): State<Api>, Path(id): Path<u64>) -> Result<Json<Value>, ApiError> {
-    shown(&api, id).ok_or_else(|| no_such(id))?;
+/// `DELETE /v1/corrections/{id}`: cancels a staged correction. One that is published is in force.
+pub(crate) async fn cancel(
+    State(api): State<Api>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<u64>,
+) -> Result<Json<Value>, ApiError> {
+    let found = shown(&api, id).ok_or_else(|| no_such(id))?;
+    if found["staged"].is_object() {
+        api.engine.cancel_staged(id).await.map_err(correction_error)?;
+        api.engine.tokens().audit(&principal, "correction.cancel", format!("correction {id}"), None).await;
+        return Ok(Json(json!({"id": id, "state": "cancelled"})));
+    }
     Err(ApiError::new(
         StatusCode::CONFLICT,
         "published",

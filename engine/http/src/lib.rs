@@ -129,6 +129,7 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/compactions", post(corrections::compact))
         .route("/v1/corrections", post(corrections::correct))
         .route("/v1/corrections/{id}", delete(corrections::cancel))
+        .route("/v1/corrections/{id}/publish", post(corrections::publish))
         .route("/v1/pipeline/pause", post(pipeline::pause))
         .route("/v1/pipeline/resume", post(pipeline::resume));
     let admin = Router::new()

@@ -4,6 +4,7 @@
 //! <data dir>/log/         the embedded event log    <data dir>/keyspace/   device history and catalogue
 //! <data dir>/delta/       the table, by default     <data dir>/aot/        compiled plugins: a cache
 //! <data dir>/secrets/     secrets that plugin configurations name
+//! <data dir>/staged/      corrections that are staged: gone at the next start
 //! ```
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ use crate::progress::Progress;
 use crate::rematerialize::{REQUESTS_MAX, RebuildRequest, Rematerializer, job_progress};
 use crate::roles::{Role, Roles};
 use crate::secrets::{SecretError, Secrets};
+use crate::staging::{STAGED_BYTES_MAX, Staging};
 use crate::status::{self, LogStatus, Status, WorkerStatus};
 use crate::tokens::Tokens;
 use crate::verify::Verifier;
@@ -71,6 +73,8 @@ pub struct EngineOptions {
     pub history_commit: CommitPolicy,
     /// Work on slices.
     pub processor: ProcessorOptions,
+    /// Most bytes of files of staged corrections.
+    pub staged_bytes_max: u64,
     /// The ingest.
     pub ingest: IngestOptions,
     /// The plugin host. Without a cache directory of its own it gets `<data dir>/aot`.
@@ -106,6 +110,7 @@ impl EngineOptions {
             delta_commit: CommitPolicy { bytes: 128 * 1024 * 1024, age: Duration::from_secs(5) },
             history_commit: CommitPolicy { bytes: 16 * 1024 * 1024, age: Duration::ZERO },
             processor: ProcessorOptions::default(),
+            staged_bytes_max: STAGED_BYTES_MAX,
             ingest: IngestOptions::default(),
             host: HostOptions::default(),
             pipeline: None,
@@ -170,6 +175,7 @@ pub struct Engine {
     pub(crate) host: Arc<PluginHost>,
     pub(crate) timeline: watch::Sender<Arc<Timeline>>,
     processor: Arc<Processor>,
+    pub(crate) staging: Arc<Staging>,
     ingest: Ingest,
     history: HistoryReader,
     progress: Progress,
@@ -285,6 +291,7 @@ impl Engine {
             host,
             timeline,
             processor,
+            staging: Arc::new(Staging::open(&data_dir, options.staged_bytes_max)),
             ingest,
             history: HistoryReader::new(shared_keyspace, ROOT),
             progress,
@@ -327,7 +334,9 @@ impl Engine {
     pub async fn start_with(&self, mut wrap: impl FnMut(Box<dyn Store>) -> Box<dyn Store> + Send) {
         let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
         let mut loops = self.loops.lock().await;
+        let mut commits_every = BTreeMap::new();
         for (store, policy) in stores {
+            commits_every.insert(store.name(), policy.age);
             let (sender, gaps) = mpsc::channel(gaps::REQUESTS_MAX);
             self.gap_requests.lock().unwrap_or_else(PoisonError::into_inner).insert(store.name(), sender);
             let materializer = Materializer {
@@ -346,6 +355,8 @@ impl Engine {
             let rematerializer = Rematerializer {
                 requests,
                 asked: Vec::new(),
+                staging: self.staging.clone(),
+                commits_every: commits_every.get(rewriter.name()).copied().unwrap_or_default(),
                 processor: self.processor.clone(),
                 progress: self.progress.clone(),
                 metrics: self.metrics.clone(),
@@ -467,6 +478,7 @@ impl Engine {
         let gauges = crate::metrics::Gauges {
             cached_bytes: self.processor.cached_bytes(),
             shared_bytes: self.processor.shared().bytes(),
+            staged_bytes: self.staging.bytes(),
             ingest_bytes: self.ingest.in_flight_bytes() as u64,
             dedup_events: self.ingest.dedup_events() as u64,
             log: self.log.stats(),

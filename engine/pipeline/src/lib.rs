@@ -14,7 +14,7 @@
 //! * [`replay`]: a range of the log through chains once more; [`rematerialize`]: the loop that works off what revisions leave
 //!   behind a store's cursors.
 //! * [`registry`], [`tables`], [`pipeline`]: what is uploaded, and how it comes into force; [`trial`]: how it is tried first.
-//! * [`correction`]: a candidate chain for records of the past: planned, shown, brought into force.
+//! * [`correction`]: a candidate chain for records of the past: planned, shown, brought into force; [`staging`]: made ahead.
 //! * [`verify`]: recomputes what the stores must hold, and compares.
 //! * [`tokens`]: who may do what.
 //! * [`pause`], [`diagnostics`], [`costs`]: what operators and authors see of plugins that go wrong.
@@ -32,6 +32,7 @@ pub mod diagnostics;
 pub mod engine;
 mod follow;
 pub mod gaps;
+mod give_way;
 mod housekeeping;
 pub mod ingest;
 pub mod keyspace;
@@ -51,6 +52,7 @@ pub mod roles;
 pub mod samples;
 pub mod secrets;
 mod share;
+pub mod staging;
 pub mod status;
 pub mod stock;
 pub mod tables;

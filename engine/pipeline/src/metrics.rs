@@ -55,6 +55,7 @@ pub struct Metrics {
     fuel: Counter,
     retries: Family<StoreLabel, Counter>,
     remade: Family<StoreLabel, Counter>,
+    gave_way: Family<StoreLabel, Counter<f64, AtomicU64>>,
     commits: Family<StoreLabel, Histogram, fn() -> Histogram>,
     costs: Costs,
 }
@@ -77,6 +78,17 @@ pub enum IngestOutcome {
     Failed,
 }
 
+/// Where a batch of a job came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum BatchOutcome {
+    /// Read and transformed.
+    Made,
+    /// Taken from the other store's job.
+    Shared,
+    /// Taken from what was staged.
+    Staged,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self {
@@ -91,6 +103,7 @@ impl Default for Metrics {
             fuel: Counter::default(),
             retries: Family::default(),
             remade: Family::default(),
+            gave_way: Family::default(),
             commits: Family::new_with_constructor(commit_seconds),
             costs: Costs::default(),
         }
@@ -107,7 +120,7 @@ impl Metrics {
         );
         registry.register(
             "remade_batches",
-            "Batches that a store's job took: made, or shared with the other store's job",
+            "Batches that a store's job took: made, shared with the other store's job, or staged before",
             self.batches.clone(),
         );
         registry.register("transformed_records", "Log records that went through the chain", self.records.clone());
@@ -125,6 +138,12 @@ impl Metrics {
             "remade_records",
             "Records of which a store's rows were made again for a correction",
             self.remade.clone(),
+        );
+        registry.register_with_unit(
+            "jobs_gave_way",
+            "Time that corrections waited since live rows of the store lagged",
+            Unit::Seconds,
+            self.gave_way.clone(),
         );
         registry.register_with_unit("store_commit", "Time of a store's commit", Unit::Seconds, self.commits.clone());
     }
@@ -144,8 +163,12 @@ impl Metrics {
         self.slices.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    pub(crate) fn batch_remade(&self, made: bool) {
-        let outcome = if made { "made" } else { "shared" };
+    pub(crate) fn batch_remade(&self, outcome: BatchOutcome) {
+        let outcome = match outcome {
+            BatchOutcome::Made => "made",
+            BatchOutcome::Shared => "shared",
+            BatchOutcome::Staged => "staged",
+        };
         self.batches.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
@@ -185,6 +208,10 @@ impl Metrics {
         self.remade.get_or_create(&StoreLabel { store: store.to_owned() }).inc_by(records);
     }
 
+    pub(crate) fn gave_way(&self, store: &str, waited: Duration) {
+        self.gave_way.get_or_create(&StoreLabel { store: store.to_owned() }).inc_by(waited.as_secs_f64());
+    }
+
     pub(crate) fn store_retried(&self, store: &str) {
         self.retries.get_or_create(&StoreLabel { store: store.to_owned() }).inc();
     }
@@ -194,6 +221,8 @@ impl Metrics {
 pub(crate) struct Gauges {
     pub(crate) cached_bytes: u64,
     pub(crate) shared_bytes: u64,
+    /// Bytes of files of staged corrections.
+    pub(crate) staged_bytes: u64,
     pub(crate) ingest_bytes: u64,
     pub(crate) dedup_events: u64,
     pub(crate) log: LogStats,
@@ -226,6 +255,7 @@ impl Metrics {
         };
         gauge("slice_cache_bytes", "Bytes of transformed slices kept for the other store", gauges.cached_bytes);
         gauge("shared_batch_bytes", "Bytes of batches made again and kept for the other store", gauges.shared_bytes);
+        gauge("staged_bytes", "Bytes of files of staged corrections", gauges.staged_bytes);
         gauge("ingest_in_flight_bytes", "Payload bytes being appended", gauges.ingest_bytes);
         gauge("dedup_events", "Events in the de-duplication window", gauges.dedup_events);
         gauge("resident_bytes", "Resident memory of the process", resident_bytes());

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millrace_rows::StoreState;
 use serde::Serialize;
@@ -78,6 +78,14 @@ pub struct StoreProgress {
     pub jobs: Option<BTreeMap<u64, JobProgress>>,
 }
 
+impl StoreProgress {
+    /// First offset that is not in the store, of the partitions that this process brings into it and that go on.
+    pub(crate) fn running(&self) -> BTreeMap<u32, u64> {
+        let running = |(_, place): &(&u32, &PartitionProgress)| place.state == PartitionState::Running;
+        self.partitions.iter().filter(running).map(|(partition, place)| (*partition, place.next)).collect()
+    }
+}
+
 /// All stores' places, by store name.
 pub type Snapshot = BTreeMap<&'static str, StoreProgress>;
 
@@ -85,13 +93,28 @@ pub type Snapshot = BTreeMap<&'static str, StoreProgress>;
 #[derive(Clone, Debug)]
 pub struct Progress {
     sender: Arc<watch::Sender<Snapshot>>,
+    /// Where the log is needed from for another reason, by partition, of each hold.
+    held: Arc<Mutex<Vec<Arc<BTreeMap<u32, u64>>>>>,
+}
+
+/// Keeps the log from some offsets on, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    progress: Progress,
+    from: Arc<BTreeMap<u32, u64>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.progress.held().retain(|held| !Arc::ptr_eq(held, &self.from));
+    }
 }
 
 impl Progress {
     /// Progress of these stores, nothing known of any.
     pub fn new(stores: impl IntoIterator<Item = &'static str>) -> Self {
         let snapshot = stores.into_iter().map(|store| (store, StoreProgress::default())).collect();
-        Self { sender: Arc::new(watch::Sender::new(snapshot)) }
+        Self { sender: Arc::new(watch::Sender::new(snapshot)), held: Arc::default() }
     }
 
     /// The present state.
@@ -176,8 +199,21 @@ impl Progress {
         });
     }
 
-    /// The offset below which every store has everything and no job has anything left; `None` while that is not known.
+    /// Keeps the log from these offsets on, by partition.
+    pub(crate) fn hold(&self, from: BTreeMap<u32, u64>) -> Hold {
+        let from = Arc::new(from);
+        self.held().push(from.clone());
+        Hold { progress: self.clone(), from }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Arc<BTreeMap<u32, u64>>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The offset below which every store has everything, no job has anything left and nothing is held; `None` while that
+    /// is not known.
     pub fn released_below(&self, partition: u32) -> Option<u64> {
+        let held = self.held().iter().filter_map(|held| held.get(&partition).copied()).min();
         let snapshot = self.sender.borrow();
         snapshot
             .values()
@@ -186,7 +222,7 @@ impl Progress {
                 let jobs = store.jobs.as_ref()?.values().filter_map(|job| job.left.get(&partition));
                 Some(jobs.map(|left| left.start).fold(next, u64::min))
             })
-            .try_fold(u64::MAX, |lowest, next| next.map(|next| lowest.min(next)))
+            .try_fold(held.unwrap_or(u64::MAX), |lowest, next| next.map(|next| lowest.min(next)))
     }
 
     /// Returns once every store has taken in `revision` and has nothing left of it or of any before; or with the reason
@@ -283,6 +319,12 @@ mod tests {
         progress.report_jobs("delta", 1, vec![]);
         assert_eq!(progress.released_below(0), Some(3), "a look at the store before it had the job");
         progress.report_jobs("delta", 2, vec![]);
+        assert_eq!(progress.released_below(0), Some(5));
+        let (low, high) = (progress.hold([(0, 2), (1, 1)].into()), progress.hold([(0, 4)].into()));
+        assert_eq!(progress.released_below(0), Some(2));
+        drop(low);
+        assert_eq!(progress.released_below(0), Some(4));
+        drop(high);
         assert_eq!(progress.released_below(0), Some(5));
     }
 

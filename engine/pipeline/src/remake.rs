@@ -1,4 +1,5 @@
-//! The batches of a job, in order: made again, or taken from the other store's job, which has made the same.
+//! The batches of a job, in order: made again, or taken from the other store's job, which has made the same, or from what was
+//! staged before the correction was published.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,17 +9,19 @@ use futures::stream::{self, Stream, TryStreamExt as _};
 use millrace_log::Record;
 use millrace_rows::Rewrite;
 
-use crate::metrics::Metrics;
+use crate::metrics::{BatchOutcome, Metrics};
 use crate::processor::{Processor, SliceError};
 use crate::progress::{JobProgress, Progress};
 use crate::replay::AHEAD;
 use crate::share::{Begun, Making, Reader, Shared, Stretch};
+use crate::staging::{StagedBatch, Staging};
 use crate::transform::Segment;
 
 /// What makes the records of one stretch again, for one store.
 pub(crate) struct Remaker {
     pub(crate) processor: Arc<Processor>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) staging: Arc<Staging>,
     pub(crate) of: Stretch,
     pub(crate) end: u64,
     /// What is in force there.
@@ -45,6 +48,10 @@ impl Remaker {
         let end = self.end;
         if at >= end {
             return Ok(None);
+        }
+        if let Some(staged) = self.staging.find(self.of, at, end) {
+            let end = staged.offsets.end;
+            return Ok(Some((Batch::Staged(staged), end)));
         }
         if let Some(shared) = reader.take(at, end) {
             let end = shared.end;
@@ -75,21 +82,33 @@ impl Remaker {
     async fn finish(self: Arc<Self>, batch: Batch, offsets: Range<u64>) -> Result<Rewrite, SliceError> {
         match batch {
             Batch::Mine(task) => {
-                self.metrics.batch_remade(true);
+                self.metrics.batch_remade(BatchOutcome::Made);
                 task.await.map_err(|panic| SliceError::Internal(panic.to_string()))?
             }
             Batch::Theirs(shared) => match shared.made().await {
                 Some(rewrite) => {
-                    self.metrics.batch_remade(false);
+                    self.metrics.batch_remade(BatchOutcome::Shared);
                     Ok(rewrite)
                 }
-                None => {
-                    self.metrics.batch_remade(true);
-                    let records = self.processor.read_batch(self.of.partition, offsets).await?;
-                    self.make(records, None).await
+                None => self.make_again(offsets).await,
+            },
+            Batch::Staged(staged) => match staged.read().await {
+                Ok(rewrite) => {
+                    self.metrics.batch_remade(BatchOutcome::Staged);
+                    Ok(rewrite)
+                }
+                Err(error) => {
+                    tracing::warn!(error, "a staged batch can't be read; it is made again");
+                    self.make_again(offsets).await
                 }
             },
         }
+    }
+
+    async fn make_again(self: Arc<Self>, offsets: Range<u64>) -> Result<Rewrite, SliceError> {
+        self.metrics.batch_remade(BatchOutcome::Made);
+        let records = self.processor.read_batch(self.of.partition, offsets).await?;
+        self.make(records, None).await
     }
 
     async fn make(self: Arc<Self>, records: Vec<Record>, making: Option<Making>) -> Result<Rewrite, SliceError> {
@@ -116,4 +135,5 @@ impl Remaker {
 enum Batch {
     Mine(tokio::task::JoinHandle<Result<Rewrite, SliceError>>),
     Theirs(Shared),
+    Staged(StagedBatch),
 }

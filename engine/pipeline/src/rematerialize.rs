@@ -9,19 +9,24 @@
 //! load ─ lowest job ─ from its end: read ─ transform ─ stage … ─ commit (rows swapped, job shorter) ─ …
 //! ```
 //!
+//! Both write to the same store: a job slows down while live rows lag ([`crate::give_way`]).
+//!
 //! A job is worked off from its end, commit by commit, and what is left of it is kept in the store: after a crash it goes
 //! on where it was. What lies below the log's start can't be made again: those rows stay as they are, and `verify` says so.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
 use millrace_timeline::Timeline;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::engine::Engine;
+use crate::give_way::{LiveRows, PAUSE};
 use crate::leases::{Duties, Duty, LOOK_AGAIN};
 use crate::materialize::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, release, stopped};
 use crate::metrics::Metrics;
@@ -29,6 +34,7 @@ use crate::processor::{Processor, SliceError};
 use crate::progress::{JobProgress, Progress};
 use crate::remake::Remaker;
 use crate::share::Stretch;
+use crate::staging::Staging;
 
 /// The revision whose job is a rebuild: it covers every record, and taking it in never leaves a job, since nothing was
 /// written before.
@@ -43,6 +49,8 @@ pub(crate) type RebuildRequest = tokio::sync::oneshot::Sender<()>;
 pub struct Rematerializer {
     /// Reads and transforms.
     pub processor: Arc<Processor>,
+    /// Has what was made before corrections were published.
+    pub(crate) staging: Arc<Staging>,
     /// Is told what is left.
     pub progress: Progress,
     /// Counts.
@@ -51,6 +59,8 @@ pub struct Rematerializer {
     pub(crate) requests: mpsc::Receiver<RebuildRequest>,
     /// Those that are not noted yet.
     pub(crate) asked: Vec<RebuildRequest>,
+    /// How long the store's live loop gathers rows for a commit.
+    pub commits_every: Duration,
     /// Whether the store's jobs are this worker's.
     pub duties: Duties,
     /// Becomes true when the engine stops: the loop returns at once, what is staged is made again at the next start.
@@ -166,11 +176,17 @@ impl Rematerializer {
                 }
             }
             let duty = Duty::Jobs(rewriter.name());
+            let mut live_rows = LiveRows::new(rewriter.name(), self.commits_every);
+            let lag = live_rows.lag();
             while let Some(job) =
                 backlog.jobs.first().cloned().filter(|_| self.requests.is_empty() && self.duties.has(&duty))
             {
                 self.processor.pause().wait_running().await;
-                match self.portion(rewriter, &backlog, &job).await {
+                let made = tokio::select! {
+                    made = self.portion(rewriter, &backlog, &job, lag.clone()) => made,
+                    never = live_rows.watch(&self.progress, self.processor.log().as_ref()) => match never {},
+                };
+                match made {
                     Ok(after) => backlog = after,
                     Err(failed) => return failed,
                 }
@@ -200,12 +216,19 @@ impl Rematerializer {
         let timeline = self.processor.timeline().borrow().clone();
         let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, job)).collect();
         self.progress.report_jobs(store, backlog.state.applied, jobs);
+        self.staging.release(&self.progress.snapshot());
         // What a job needed is held no more.
         release(&self.progress, &timeline, self.processor.log().as_ref()).await;
     }
 
     /// Makes one commit's worth of a job again.
-    async fn portion(&self, rewriter: &mut dyn Rewriter, backlog: &Backlog, job: &Job) -> Result<Backlog, Failed> {
+    async fn portion(
+        &self,
+        rewriter: &mut dyn Rewriter,
+        backlog: &Backlog,
+        job: &Job,
+        mut lag: watch::Receiver<bool>,
+    ) -> Result<Backlog, Failed> {
         let (store, revision, applied) = (rewriter.name(), job.revision, backlog.state.applied);
         let (portion, timeline) = self.plan(rewriter.records_max(), applied, job).await?;
         let mut remade = 0;
@@ -215,6 +238,7 @@ impl Rematerializer {
                 remade += rewrite.remade.len() as u64;
                 rewriter.stage(rewrite).await?;
                 rewriter.flush(revision).await?;
+                self.give_way(store, &mut lag).await;
                 self.processor.pause().wait_running().await;
                 if !self.duties.has(&Duty::Jobs(store)) {
                     let detail = "its jobs are another worker's now".to_owned();
@@ -236,6 +260,16 @@ impl Rematerializer {
             tracing::info!(store, revision, "the store has made again what the revision covers");
         }
         Ok(after)
+    }
+
+    /// Waits while live rows of the store lag, [`PAUSE`] at the most.
+    async fn give_way(&self, store: &'static str, lag: &mut watch::Receiver<bool>) {
+        if *lag.borrow() {
+            let began = Instant::now();
+            // Neither end is a failure: at the pause's end the job makes one more batch.
+            let _ = tokio::time::timeout(PAUSE, lag.wait_for(|lag| !lag)).await;
+            self.metrics.gave_way(store, began.elapsed());
+        }
     }
 
     fn reason(&self, revision: u64) -> Reason {
@@ -283,6 +317,7 @@ impl Rematerializer {
             let remaker = Remaker {
                 processor: self.processor.clone(),
                 metrics: self.metrics.clone(),
+                staging: self.staging.clone(),
                 of: Stretch { revision, applied, partition: *partition, start: range.start },
                 end: range.end,
                 segments: segments.map_err(|error| failed(revision, store, error))?.into(),

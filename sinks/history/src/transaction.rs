@@ -110,7 +110,7 @@ impl UnderWay {
         let keyspace = keyspace.clone();
         self.0.spawn(async move {
             fail::fail_point!("history::rewrite::before", |_| std::process::abort());
-            keyspace.commit(batch).await?;
+            keyspace.commit_background(batch).await?;
             fail::fail_point!("history::rewrite::between", |_| std::process::abort());
             Ok(())
         });

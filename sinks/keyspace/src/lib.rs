@@ -183,6 +183,12 @@ pub trait Keyspace: Send + Sync + 'static {
     /// Commits a batch. On `Ok` it is durable and every later snapshot sees it.
     async fn commit(&self, batch: Batch) -> Result<(), KeyspaceError>;
 
+    /// Commits a batch that gives way: where the keyspace can't take all, those of [`Self::commit`] come first. Else the
+    /// same.
+    async fn commit_background(&self, batch: Batch) -> Result<(), KeyspaceError> {
+        self.commit(batch).await
+    }
+
     /// The value of one key, at this moment.
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KeyspaceError> {
         self.snapshot().await?.get(key).await

@@ -7,9 +7,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use arrow::array::AsArray as _;
+use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 
+use crate::schema::OFFSET;
 use crate::slice::DeadLetter;
 use crate::store::{Job, StoreError, StoreState};
 
@@ -34,6 +37,28 @@ pub struct Rewrite {
 }
 
 impl Rewrite {
+    /// What became of the records at `offsets`, which lie within those that were looked at.
+    #[must_use]
+    pub fn within(mut self, offsets: Range<u64>) -> Self {
+        if self.offsets == offsets {
+            return self;
+        }
+        self.remade.retain(|offset| offsets.contains(offset));
+        self.dead.retain(|dead| offsets.contains(&dead.offset));
+        let places = self.rows.column_by_name(OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
+        // Rows without the column are none of `row_schema`; a store refuses them.
+        let places = places.map_or(&[][..], |places| places.values());
+        let behind = |end: u64| places.partition_point(|place| u64::try_from(*place).is_ok_and(|place| place < end));
+        let (from, to) = (behind(offsets.start), behind(offsets.end));
+        let mut records = places[from..to].to_vec();
+        records.dedup();
+        // A record has rows, or failed, or was dropped.
+        self.dropped = self.remade.len().saturating_sub(self.dead.len() + records.len()) as u64;
+        self.rows = self.rows.slice(from, to - from);
+        self.offsets = offsets;
+        self
+    }
+
     /// Memory that it holds, in bytes.
     pub fn memory_bytes(&self) -> usize {
         let dead: usize =

@@ -6,10 +6,12 @@
 //! ```
 //!
 //! Appending is the point of no return, and all that `correct` does: from then on the timeline says what the rows are, and
-//! each store makes its own right, at its own pace ([`crate::rematerialize`]). To undo one, correct back.
+//! each store makes its own right, at its own pace ([`crate::rematerialize`]). To undo one, correct back. A correction can be
+//! staged first ([`crate::staging`]): made ahead, then published or cancelled.
 
 pub mod diff;
 pub mod plan;
+pub(crate) mod planning;
 pub mod preview;
 
 use std::collections::btree_map::Entry;
@@ -27,10 +29,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::correction::plan::{Asked, Edit, Planned, step_key};
+use crate::correction::planning::Planning;
 use crate::correction::preview::Preview;
 use crate::engine::Engine;
 use crate::pipeline::{PipelineError, PluginSource, StepSource};
 use crate::processor::SliceError;
+use crate::staging::StagingStatus;
 
 /// A change of chains as it is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +119,26 @@ pub enum CorrectionError {
     /// No chain in the range has the plugin that the change is about, or it is as the change would have it.
     #[error("nothing to do: {0}")]
     Nothing(String),
+    /// Another correction is staged.
+    #[error("correction {0} is staged: publish or cancel it first")]
+    AlreadyStaged(u64),
+    /// Not staged, or not any more.
+    #[error(
+        "there is no staged correction {0}: it was published or cancelled, another revision came into force since, or the \
+         server was started again"
+    )]
+    NotStaged(u64),
+    /// It can't be published, or not yet.
+    #[error("correction {id} can't be published: {reason}")]
+    NotReady {
+        /// The correction.
+        id: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The files of a staged correction.
+    #[error("the directory of staged corrections: {0}")]
+    StagedFiles(#[from] std::io::Error),
     /// The chain.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
@@ -176,7 +200,8 @@ pub struct CorrectionStatus {
     pub id: u64,
     /// Its revisions.
     pub revisions: Vec<u64>,
-    /// `published` until a store has begun, `applying`, then `applied` once every store has.
+    /// Before it is published `staging`, then `staged`, or `failed`; then `published` until a store has begun, `applying`, and
+    /// `applied` once every store has.
     pub state: &'static str,
     /// Who asked for it.
     pub author: String,
@@ -187,6 +212,9 @@ pub struct CorrectionStatus {
     /// Why the chain is paused, if it is: nothing is made again meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<String>,
+    /// How far it is staged, until it is published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staged: Option<StagingStatus>,
     /// By store.
     pub stores: BTreeMap<&'static str, StoreCorrection>,
 }
@@ -236,10 +264,102 @@ impl Engine {
     /// [`PipelineError::Conflict`] when the timeline has changed since the plan was made: plan again.
     pub async fn correct(&self, plan: &Plan, author: &str, reason: &str) -> Result<Corrected, CorrectionError> {
         let _one = self.activation.lock().await;
+        self.publish(plan, author, reason).await
+    }
+
+    /// Makes what a plan brings ahead, in the background: [`Self::corrections`] tells how far it has come. Nothing of it is
+    /// in force. Gives the number that it will have.
+    ///
+    /// # Errors
+    /// [`CorrectionError::AlreadyStaged`] while another is staged, [`PipelineError::Conflict`] when the timeline has changed
+    /// since the plan was made.
+    pub async fn stage(&self, plan: Plan, author: &str, reason: &str) -> Result<u64, CorrectionError> {
+        let _one = self.activation.lock().await;
+        let head = self.timeline.borrow().head();
+        if plan.timeline.head() != head {
+            return Err(PipelineError::Conflict.into());
+        }
+        if let Some((id, state)) = self.staging.staged(|staged| (staged.id(), staged.status().state())) {
+            // What can't be published any more is in nobody's way.
+            if id > head && state != "failed" {
+                return Err(CorrectionError::AlreadyStaged(id));
+            }
+            self.staging.cancel(id);
+        }
+        let planning = Planning::of(self.processor(), &plan.timeline, &plan.revisions).await?;
+        let hold = self.progress().hold(plan.range.iter().map(|(p, range)| (*p, range.start)).collect());
+        self.hold_log().await;
+        let id = planning.first();
+        let asked = Asked { author, reason, at_us: (self.clock)() };
+        self.staging.begin(self.processor().clone(), (plan, planning), asked, hold)?;
+        tracing::info!(correction = id, author, "a correction is being staged");
+        Ok(id)
+    }
+
+    /// Waits until a correction is staged, or can't be.
+    ///
+    /// # Errors
+    /// [`CorrectionError::NotStaged`] when there is no such correction, or it is cancelled meanwhile.
+    pub async fn wait_staged(&self, id: u64) -> Result<StagingStatus, CorrectionError> {
+        let found = self.staging.staged(|staged| (staged.id() == id).then(|| staged.watch()));
+        let mut status = found.flatten().ok_or(CorrectionError::NotStaged(id))?;
+        let ended = status.wait_for(|status| status.state() != "staging").await;
+        ended.map(|status| status.clone()).map_err(|_| CorrectionError::NotStaged(id))
+    }
+
+    /// Brings what is staged into force.
+    ///
+    /// # Errors
+    /// [`CorrectionError::NotReady`] until all of it is staged, [`CorrectionError::NotStaged`] when there is no such
+    /// correction or another revision has come into force since it was staged.
+    pub async fn publish_staged(&self, id: u64) -> Result<Corrected, CorrectionError> {
+        let _one = self.activation.lock().await;
+        let found = self.staging.staged(|staged| {
+            let ready = (staged.plan.clone(), staged.author.clone(), staged.reason.clone());
+            (staged.id() == id).then(|| (ready, staged.status()))
+        });
+        let Some(((plan, author, reason), status)) = found.flatten() else {
+            return Err(CorrectionError::NotStaged(id));
+        };
+        if let Some(problem) = status.problem {
+            return Err(CorrectionError::NotReady { id, reason: problem });
+        }
+        if !status.complete {
+            let reason = format!("{} of {} offsets are staged", status.done, status.total);
+            return Err(CorrectionError::NotReady { id, reason });
+        }
+        match self.publish(&plan, &author, &reason).await {
+            Err(CorrectionError::Pipeline(error)) if error.is_conflict() => {
+                self.staging.cancel(id);
+                Err(CorrectionError::NotStaged(id))
+            }
+            other => other,
+        }
+    }
+
+    /// Cancels what is staged: its files go, and nothing else was written.
+    ///
+    /// # Errors
+    /// [`CorrectionError::NotStaged`] when there is no such correction.
+    pub async fn cancel_staged(&self, id: u64) -> Result<(), CorrectionError> {
+        // Not while it is being published.
+        let _one = self.activation.lock().await;
+        match self.staging.cancel(id) {
+            true => Ok(()),
+            false => Err(CorrectionError::NotStaged(id)),
+        }
+    }
+
+    /// Appends the revisions of a plan. Whoever calls holds `activation`.
+    async fn publish(&self, plan: &Plan, author: &str, reason: &str) -> Result<Corrected, CorrectionError> {
         let head = plan.timeline.head();
         let revisions = plan::revisions(head, &plan.revisions, Asked { author, reason, at_us: (self.clock)() });
         let appended = self.catalogue.append_all(&revisions).await;
         fail::fail_point!("correction::published", |_| std::process::abort());
+        if appended.is_ok() {
+            // Before a store's loop can see the revisions.
+            self.staging.published(&revisions);
+        }
         // After an error, too: another writer was first, or it is not known whether this one was.
         self.reload_timeline().await?;
         match appended {
@@ -282,10 +402,27 @@ impl Engine {
                 reason: last.reason.clone(),
                 created_at_us: last.created_at_us,
                 paused: paused.clone().filter(|_| state != "applied"),
+                staged: None,
                 stores,
             })
         };
-        groups.into_iter().rev().filter_map(status).collect()
+        let staged = self.staging.staged(|staged| {
+            let status = staged.status();
+            CorrectionStatus {
+                id: staged.id(),
+                revisions: staged.revisions(),
+                state: status.state(),
+                author: staged.author.clone(),
+                reason: staged.reason.clone(),
+                created_at_us: staged.at_us,
+                paused: paused.clone().filter(|_| status.state() == "staging"),
+                staged: Some(status),
+                stores: BTreeMap::new(),
+            }
+        });
+        // Once another revision has its number it can't be published any more.
+        let staged = staged.filter(|staged| staged.id > timeline.head());
+        staged.into_iter().chain(groups.into_iter().rev().filter_map(status)).collect()
     }
 
     /// The offsets that a range means.

@@ -10,9 +10,10 @@ use millrace_timeline::Timeline;
 use serde::Serialize;
 
 use crate::correction::diff::Diff;
-use crate::correction::plan::{self, Asked, Planned};
+use crate::correction::plan::Planned;
+use crate::correction::planning::Planning;
 use crate::processor::{Processor, SliceError};
-use crate::transform::{Candidate, Segment, Transformed};
+use crate::transform::Transformed;
 
 /// Records that a preview looks at unless it is told otherwise, from the end of the range.
 pub const PREVIEW_RECORDS: u64 = 100_000;
@@ -70,43 +71,6 @@ impl Sum {
     }
 }
 
-/// A plan as it would stand in the timeline, with its chains ready to run: not by way of the chains of real revisions, which
-/// are kept by number.
-struct Planning {
-    timeline: Timeline,
-    head: u64,
-    candidates: Vec<Candidate>,
-}
-
-impl Planning {
-    async fn of(processor: &Processor, before: &Timeline, planned: &[Planned]) -> Result<Self, SliceError> {
-        let head = before.head();
-        let later = plan::revisions(head, planned, Asked::default());
-        let mut candidates = Vec::with_capacity(later.len());
-        for revision in &later {
-            let chain = processor.chains().build(&revision.chain).await?;
-            candidates.push(Candidate { revision: revision.id, filter: revision.filter.clone(), chain });
-        }
-        let timeline = Timeline::new([before.revisions(), &later].concat());
-        let timeline = timeline.map_err(|error| SliceError::Internal(error.to_string()))?;
-        Ok(Self { timeline, head, candidates })
-    }
-
-    /// What the plan brings into force for a range, and nothing of what is in force already.
-    fn segments(&self, partition: u32, offsets: &Range<u64>) -> Vec<Segment> {
-        let pieces = self.timeline.segments(self.timeline.head(), partition, offsets.clone());
-        let pieces = pieces.into_iter().filter_map(|(offsets, revisions)| {
-            let planned = revisions.into_iter().filter_map(|revision| {
-                let index = revision.id.checked_sub(self.head + 1)?;
-                self.candidates.get(usize::try_from(index).ok()?).cloned()
-            });
-            let candidates: Vec<Candidate> = planned.collect();
-            (!candidates.is_empty()).then_some(Segment { offsets, candidates })
-        });
-        pieces.collect()
-    }
-}
-
 /// Runs the records of `range` that the plan covers through both, at most `records` of them from the range's end.
 ///
 /// # Errors
@@ -142,7 +106,7 @@ pub(crate) async fn run(
         if start >= offsets.end {
             continue;
         }
-        let after = planning.segments(*partition, &(start..offsets.end));
+        let after = planning.segments(planning.first(), *partition, start..offsets.end);
         let before = processor.segments_of(timeline, 1, timeline.head(), *partition, start..offsets.end).await?;
         // Two replays of the same batches: they read the same, since a replay's batches follow from the log alone.
         let candidate = processor.replay(*partition, start..offsets.end, after);

@@ -72,7 +72,12 @@ pub async fn counters_are_exact(s: Scope) {
                             Write::Put(s.key(format!("log/{:05}", number(&next))), numeral(task * INCREMENTS + n)),
                         ],
                     };
-                    match s.keyspace.commit(batch).await {
+                    // Those of the background are commits like any other, and end beside them.
+                    let committed = match task % 2 {
+                        0 => s.keyspace.commit(batch).await,
+                        _ => s.keyspace.commit_background(batch).await,
+                    };
+                    match committed {
                         Ok(()) => break,
                         Err(KeyspaceError::Conflict { .. }) => {}
                         Err(other) => panic!("{other}"),

@@ -6,25 +6,35 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fjall::{PersistMode, Readable};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{Batch, Compare, KeyspaceError, failpoints};
 
 use super::directory::{Directory, Files, error};
 use super::effects::resolve;
-use super::{BACKLOG_WAIT_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX, Shared};
+use super::{BACKGROUND_WAIT_MAX, BACKLOG_WAIT_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX, Shared};
 
 /// The library halts writers inside a commit, for ever if its background threads died, at 4 full write buffers or 20
 /// tables in the top level. A group starts below these, so that it never gets there.
 const FULL_WRITE_BUFFERS_MAX: usize = 2;
 const TOP_TABLES_MAX: usize = 16;
+/// Tables in the top level at which batches of the background wait for merges: what comes in while one is made then still has
+/// room below [`TOP_TABLES_MAX`].
+const BACKGROUND_TOP_TABLES_MAX: usize = 12;
 const BACKLOG_POLL: Duration = Duration::from_millis(5);
 
 type Answer = oneshot::Sender<Result<(), KeyspaceError>>;
 
+/// A batch, and who waits for it.
+pub(super) struct Commit {
+    pub(super) batch: Batch,
+    pub(super) answer: Answer,
+}
+
 pub(super) enum Request {
-    Commit(Batch, Answer),
-    /// A reader found the files closed.
+    Commit(Commit),
+    /// A reader found the files closed, or something waits in the background.
     Wake,
     Close(oneshot::Sender<()>),
 }
@@ -43,6 +53,27 @@ pub(super) struct Committer {
     state: State,
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Request>,
+    background: mpsc::Receiver<Commit>,
+    /// When something of the background was taken, or came to wait.
+    background_at: Instant,
+}
+
+/// What is committed together.
+#[derive(Default)]
+struct Group {
+    commits: Vec<Commit>,
+    bytes: usize,
+}
+
+impl Group {
+    fn has_room(&self) -> bool {
+        self.commits.len() < GROUP_BATCHES_MAX && self.bytes < GROUP_BYTES_MAX
+    }
+
+    fn push(&mut self, commit: Commit) {
+        self.bytes += commit.batch.size_bytes();
+        self.commits.push(commit);
+    }
 }
 
 /// What happened to a batch of a group before the `fsync`.
@@ -57,36 +88,34 @@ impl Committer {
         files: Arc<Files>,
         shared: Arc<Shared>,
         queue: mpsc::Receiver<Request>,
+        background: mpsc::Receiver<Commit>,
     ) -> Self {
-        Self { directory, state: State::Open(files), shared, queue }
+        Self { directory, state: State::Open(files), shared, queue, background, background_at: Instant::now() }
     }
 
     pub(super) fn run(mut self) {
         let closed = loop {
-            let Some(request) = self.queue.blocking_recv() else { break None };
+            let Some(request) = self.next() else { break None };
             self.reopen_if_due();
-            let mut group = Vec::new();
-            let mut bytes = 0;
+            let mut group = Group::default();
             let mut next = Some(request);
             let mut close = None;
             while let Some(request) = next.take() {
                 match request {
-                    Request::Commit(batch, answer) => {
-                        bytes += batch.size_bytes();
-                        group.push((batch, answer));
-                    }
+                    Request::Commit(commit) => group.push(commit),
                     Request::Wake => {}
                     Request::Close(done) => {
                         close = Some(done);
                         break;
                     }
                 }
-                if group.len() < GROUP_BATCHES_MAX && bytes < GROUP_BYTES_MAX {
+                if group.has_room() {
                     next = self.queue.try_recv().ok();
                 }
             }
-            if !group.is_empty() {
-                self.commit_group(group);
+            self.fill_up(&mut group);
+            if !group.commits.is_empty() {
+                self.commit_group(group.commits);
             }
             if close.is_some() {
                 break close;
@@ -96,10 +125,14 @@ impl Committer {
         // What is still queued is dropped with the receiver: its senders are told that the outcome is unknown, so it is
         // answered here instead.
         self.queue.close();
+        self.background.close();
         while let Ok(request) = self.queue.try_recv() {
-            if let Request::Commit(_, answer) = request {
-                let _ = answer.send(Err(self.shared.unavailable()));
+            if let Request::Commit(commit) = request {
+                let _ = commit.answer.send(Err(self.shared.unavailable()));
             }
+        }
+        while let Ok(commit) = self.background.try_recv() {
+            let _ = commit.answer.send(Err(self.shared.unavailable()));
         }
         drop(self.state);
         drop(self.directory);
@@ -108,9 +141,60 @@ impl Committer {
         }
     }
 
-    fn commit_group(&mut self, group: Vec<(Batch, Answer)>) {
+    /// The next request, or a reason to look at the background; `None` when nobody can ask any more.
+    fn next(&mut self) -> Option<Request> {
+        loop {
+            match self.queue.try_recv() {
+                Ok(request) => return Some(request),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) if self.background.is_empty() => {
+                    let request = self.queue.blocking_recv();
+                    self.background_at = Instant::now();
+                    return request;
+                }
+                Err(TryRecvError::Empty) if self.takes_background() => return Some(Request::Wake),
+                Err(TryRecvError::Empty) => std::thread::sleep(BACKLOG_POLL),
+            }
+        }
+    }
+
+    /// Whether it is the turn of the background.
+    fn takes_background(&self) -> bool {
+        match &self.state {
+            State::Open(files) => {
+                files.data.l0_table_count() < BACKGROUND_TOP_TABLES_MAX
+                    || self.background_at.elapsed() >= BACKGROUND_WAIT_MAX
+            }
+            // They are told at once.
+            State::Down { .. } => true,
+        }
+    }
+
+    /// Adds to a group what waits in the background.
+    fn fill_up(&mut self, group: &mut Group) {
+        if self.background.is_empty() {
+            self.background_at = Instant::now();
+            return;
+        }
+        if !self.takes_background() {
+            return;
+        }
+        // Beside others one: they wait for as long as the group takes.
+        let alone = group.commits.is_empty();
+        while group.has_room()
+            && let Ok(commit) = self.background.try_recv()
+        {
+            self.background_at = Instant::now();
+            group.push(commit);
+            if !alone {
+                break;
+            }
+        }
+    }
+
+    fn commit_group(&mut self, group: Vec<Commit>) {
         let State::Open(files) = &self.state else {
-            for (_, answer) in group {
+            for Commit { answer, .. } in group {
                 let _ = answer.send(Err(self.shared.unavailable()));
             }
             return;
@@ -118,7 +202,7 @@ impl Committer {
         let files = files.clone();
         if let Err(refusal) = wait_for_backlog(&files) {
             let reason = refusal.to_string();
-            for (_, answer) in group {
+            for Commit { answer, .. } in group {
                 let _ = answer.send(Err(KeyspaceError::Unavailable(reason.clone())));
             }
             if let Backlog::Failed(_) = refusal {
@@ -129,7 +213,7 @@ impl Committer {
 
         let mut results = Vec::with_capacity(group.len());
         let mut failure = None;
-        for (batch, answer) in group {
+        for Commit { batch, answer } in group {
             let written = match &failure {
                 Some(reason) => Written::No(KeyspaceError::Unavailable(String::clone(reason))),
                 None => write(&files, batch).unwrap_or_else(|fatal| {

@@ -16,6 +16,10 @@
 //! So commits are serial, an answered one is durable, and a reader sees nothing that a crash could take back.
 //! The queue holds [`Options::queue_batches`]; more committers wait for room.
 //!
+//! Batches committed in the background have a queue of their own, as long. A group takes them last: one beside others, as
+//! many as it holds where there are none. They wait while more than 12 tables are in the top level, so that the
+//! others seldom have to, but none waits longer than [`BACKGROUND_WAIT_MAX`] for its turn: they go on whatever comes in.
+//!
 //! Recovery is the library's: a batch stands in the journal between a start and an end marker with a checksum; at open the
 //! journal is replayed up to the first batch that is not whole, and what follows is cut off.
 //!
@@ -62,7 +66,7 @@ use fjall::Readable;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{Batch, Keyspace, KeyspaceError, PAGE_BYTES_MAX, PAGE_PAIRS_MAX, Page, Snapshot};
-use committer::{Committer, Request};
+use committer::{Commit, Committer, Request};
 use directory::{Directory, Files};
 
 /// Most batches that share one `fsync`.
@@ -74,6 +78,9 @@ pub const CLEAR_KEY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a group waits for flushes and compactions that lag behind before it is refused.
 pub const BACKLOG_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// How long batches of the background wait for others, and for merges that those need.
+pub const BACKGROUND_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// How an [`EmbeddedKeyspace`] uses memory and time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -82,7 +89,7 @@ pub struct Options {
     /// Size at which a write buffer is written out as a table, in bytes; up to three are in memory. Taken into 1 MiB to
     /// 256 MiB. Default 64 MiB.
     pub write_buffer_bytes: u64,
-    /// Most batches that wait for the commit thread, each at most 1 MB. At least 1. Default 64.
+    /// Most batches that wait for the commit thread, each at most 1 MB, and as many of the background. At least 1. Default 64.
     pub queue_batches: usize,
     /// Shortest pause between two attempts to reopen the files after a failed write. Default 1 s.
     pub reopen_pause: Duration,
@@ -169,6 +176,7 @@ impl Shared {
 /// A keyspace in a directory: see the [module](self). One process has it open at a time.
 pub struct EmbeddedKeyspace {
     requests: mpsc::Sender<Request>,
+    background: mpsc::Sender<Commit>,
     shared: Arc<Shared>,
 }
 
@@ -190,12 +198,13 @@ impl EmbeddedKeyspace {
             });
             shared.publish(&files);
             let (requests, queue) = mpsc::channel(options.queue_batches.max(1));
-            let committer = Committer::new(directory, files, shared.clone(), queue);
+            let (background, waiting) = mpsc::channel(options.queue_batches.max(1));
+            let committer = Committer::new(directory, files, shared.clone(), queue, waiting);
             std::thread::Builder::new()
                 .name("keyspace-commit".to_owned())
                 .spawn(move || committer.run())
                 .map_err(|error| KeyspaceError::Unavailable(format!("the commit thread did not start: {error}")))?;
-            Ok(Self { requests, shared })
+            Ok(Self { requests, background, shared })
         })
         .await
     }
@@ -257,13 +266,30 @@ impl Keyspace for EmbeddedKeyspace {
     async fn commit(&self, batch: Batch) -> Result<(), KeyspaceError> {
         batch.check_limits()?;
         let (answer, answered) = oneshot::channel();
-        if self.requests.send(Request::Commit(batch, answer)).await.is_err() {
-            return Err(KeyspaceError::Unavailable("the keyspace is closed".to_owned()));
+        if self.requests.send(Request::Commit(Commit { batch, answer })).await.is_err() {
+            return Err(closed());
         }
-        answered
-            .await
-            .unwrap_or_else(|_| Err(KeyspaceError::Unknown("the commit thread ended before it answered".to_owned())))
+        answered.await.unwrap_or_else(|_| Err(not_answered()))
     }
+
+    async fn commit_background(&self, batch: Batch) -> Result<(), KeyspaceError> {
+        batch.check_limits()?;
+        let (answer, answered) = oneshot::channel();
+        if self.background.send(Commit { batch, answer }).await.is_err() {
+            return Err(closed());
+        }
+        // The thread waits at the other queue. Where that is full it does not, and comes by.
+        let _ = self.requests.try_send(Request::Wake);
+        answered.await.unwrap_or_else(|_| Err(not_answered()))
+    }
+}
+
+fn closed() -> KeyspaceError {
+    KeyspaceError::Unavailable("the keyspace is closed".to_owned())
+}
+
+fn not_answered() -> KeyspaceError {
+    KeyspaceError::Unknown("the commit thread ended before it answered".to_owned())
 }
 
 struct EmbeddedSnapshot(Arc<View>);

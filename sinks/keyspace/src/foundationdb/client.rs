@@ -124,10 +124,15 @@ impl FoundationDbKeyspace {
         }
     }
 
-    async fn try_commit(&self, batch: &Batch) -> Result<(), KeyspaceError> {
+    async fn try_commit(&self, batch: &Batch, background: bool) -> Result<(), KeyspaceError> {
         let mut transaction = self.transaction()?;
         let mut retries = 0;
         loop {
+            // The cluster holds such transactions back first. Set again for each attempt, as any option.
+            if background && let Err(error) = transaction.set_option(TransactionOption::PriorityBatch) {
+                transaction = self.again(transaction, error, &mut retries).await?;
+                continue;
+            }
             match self.differing(&transaction, &batch.compares).await {
                 Ok(None) => {}
                 Ok(Some(key)) => return Err(KeyspaceError::Conflict { key }),
@@ -151,6 +156,25 @@ impl FoundationDbKeyspace {
                 }
             }
         }
+    }
+
+    async fn commit_with(&self, batch: &Batch, background: bool) -> Result<(), KeyspaceError> {
+        batch.check_limits()?;
+        failpoints::abort_before();
+        let result = self.try_commit(batch, background).await;
+        let counter = match &result {
+            Ok(()) => {
+                failpoints::abort_after();
+                self.counters.committed_bytes.fetch_add(batch.size_bytes() as u64, Ordering::Relaxed);
+                &self.counters.commits
+            }
+            Err(KeyspaceError::Conflict { .. }) => &self.counters.conflicts,
+            Err(KeyspaceError::Unknown(_)) => &self.counters.unknown,
+            Err(_) => return result,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        result?;
+        failpoints::answer_unknown()
     }
 }
 
@@ -187,22 +211,11 @@ impl Keyspace for FoundationDbKeyspace {
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), KeyspaceError> {
-        batch.check_limits()?;
-        failpoints::abort_before();
-        let result = self.try_commit(&batch).await;
-        let counter = match &result {
-            Ok(()) => {
-                failpoints::abort_after();
-                self.counters.committed_bytes.fetch_add(batch.size_bytes() as u64, Ordering::Relaxed);
-                &self.counters.commits
-            }
-            Err(KeyspaceError::Conflict { .. }) => &self.counters.conflicts,
-            Err(KeyspaceError::Unknown(_)) => &self.counters.unknown,
-            Err(_) => return result,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        result?;
-        failpoints::answer_unknown()
+        self.commit_with(&batch, false).await
+    }
+
+    async fn commit_background(&self, batch: Batch) -> Result<(), KeyspaceError> {
+        self.commit_with(&batch, true).await
     }
 }
 
