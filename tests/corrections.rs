@@ -319,6 +319,7 @@ async fn what_is_staged_is_published_or_cancelled() {
     let refused = engine.publish_staged(overtaken).await.unwrap_err();
     assert!(matches!(refused, CorrectionError::NotStaged(_)), "{refused}");
     check(&engine, "overtaken").await;
+    assert_eq!(files(), 0);
 
     // Of some records, and more come in meanwhile.
     let filter = Filter::default().with("app", ["shop"]);

@@ -412,6 +412,7 @@ impl Engine {
     /// log and not yet in a store are taken up at the next start.
     pub async fn stop(&self) -> Result<(), EngineError> {
         self.shutdown.send_replace(true);
+        self.staging.stop();
         let mut loops = self.loops.lock().await;
         while let Some(ended) = loops.join_next().await {
             if let Err(panic) = ended {

@@ -94,14 +94,17 @@ pub type Snapshot = BTreeMap<&'static str, StoreProgress>;
 pub struct Progress {
     sender: Arc<watch::Sender<Snapshot>>,
     /// Where the log is needed from for another reason, by partition, of each hold.
-    held: Arc<Mutex<Vec<Arc<BTreeMap<u32, u64>>>>>,
+    held: Arc<Mutex<Vec<Held>>>,
 }
+
+/// Offsets by partition.
+type Held = Arc<BTreeMap<u32, u64>>;
 
 /// Keeps the log from some offsets on, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Hold {
     progress: Progress,
-    from: Arc<BTreeMap<u32, u64>>,
+    from: Held,
 }
 
 impl Drop for Hold {
@@ -206,7 +209,7 @@ impl Progress {
         Hold { progress: self.clone(), from }
     }
 
-    fn held(&self) -> MutexGuard<'_, Vec<Arc<BTreeMap<u32, u64>>>> {
+    fn held(&self) -> MutexGuard<'_, Vec<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -216,7 +216,7 @@ impl Rematerializer {
         let timeline = self.processor.timeline().borrow().clone();
         let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, job)).collect();
         self.progress.report_jobs(store, backlog.state.applied, jobs);
-        self.staging.release(&self.progress.snapshot());
+        self.staging.release(timeline.head(), &self.progress.snapshot());
         // What a job needed is held no more.
         release(&self.progress, &timeline, self.processor.log().as_ref()).await;
     }

@@ -135,3 +135,43 @@ pub trait Rewriter: Send {
         reason: &Reason,
     ) -> Result<Backlog, StoreError>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use std::sync::Arc;
+
+    /// Offsets 10 to 19: 10 and 16 dropped, 12 with two rows, 13 and 19 failed, the others with one.
+    fn rewrite() -> Rewrite {
+        let schema = Arc::new(Schema::new(vec![Field::new(OFFSET, DataType::Int64, false)]));
+        let offsets: ArrayRef = Arc::new(Int64Array::from(vec![11, 12, 12, 14, 15, 17, 18]));
+        let dead = |offset| DeadLetter { offset, revision: 1, step: "decode".into(), code: "bad".into() };
+        Rewrite {
+            partition: 3,
+            offsets: 10..20,
+            applied: 2,
+            remade: (10..20).collect(),
+            rows: RecordBatch::try_new(schema, vec![offsets]).unwrap(),
+            dead: vec![dead(13), dead(19)],
+            dropped: 2,
+        }
+    }
+
+    #[test]
+    fn parts_of_a_rewrite_are_the_whole() {
+        let whole = rewrite();
+        for cut in 10..=20 {
+            let (low, high) = (rewrite().within(10..cut), rewrite().within(cut..20));
+            assert_eq!((low.offsets.clone(), high.offsets.clone()), (10..cut, cut..20));
+            assert_eq!([low.remade, high.remade].concat(), whole.remade);
+            assert_eq!([low.dead, high.dead].concat(), whole.dead);
+            assert_eq!(low.rows.num_rows() + high.rows.num_rows(), whole.rows.num_rows());
+            assert_eq!(low.dropped + high.dropped, whole.dropped, "cut at {cut}");
+        }
+        let middle = rewrite().within(12..17);
+        let rows: &Int64Array = middle.rows.column(0).as_primitive();
+        assert_eq!((rows.values().to_vec(), middle.dropped, middle.dead.len()), (vec![12, 12, 14, 15], 1, 1));
+    }
+}

@@ -6,7 +6,7 @@
 //!                                                                   └── cancel: the files go, nothing else was written
 //! ```
 //!
-//! The files ([`file`]) are this process's alone, below `<data dir>/staged/<number of the first revision>/`, and go with it:
+//! The files ([`file`]) are this process's alone, below `<data dir>/staged/<number of the first revision>-<random>/`, and go with it:
 //! what was staged when it ended is staged again, what was published is made again from the log. They are never needed, only
 //! spared work. One correction is staged at a time, within [`STAGED_BYTES_MAX`] together with those that are published and
 //! not yet applied.
@@ -28,6 +28,7 @@ use millrace_timeline::Revision;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use crate::correction::Plan;
 use crate::correction::plan::{Asked, Planned};
@@ -164,11 +165,22 @@ impl Files {
     }
 }
 
+impl Files {
+    fn clear(&self) {
+        self.lock().clear();
+        self.bytes.store(0, Ordering::Relaxed);
+        match std::fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %self.dir.display(), %error, "files of a staged correction stay until the next start");
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Drop for Files {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-            tracing::warn!(dir = %self.dir.display(), %error, "files of a staged correction stay until the next start");
-        }
+        self.clear();
     }
 }
 
@@ -240,11 +252,8 @@ impl Staging {
         Asked { author, reason, at_us }: Asked<'_>,
         hold: Hold,
     ) -> std::io::Result<()> {
-        let dir = self.dir.join(planning.first().to_string());
-        // Of one that was cancelled, while its last batch was being written.
-        if dir.try_exists()? {
-            std::fs::remove_dir_all(&dir)?;
-        }
+        // Never one that was there before: what was cancelled is removed once its last batch is written.
+        let dir = self.dir.join(format!("{}-{}", planning.first(), Uuid::now_v7().simple()));
         std::fs::create_dir_all(&dir)?;
         let files = Arc::new(Files {
             dir,
@@ -295,17 +304,32 @@ impl Staging {
         (!offsets.is_empty()).then(|| StagedBatch { files: files.clone(), key, offsets })
     }
 
-    /// Lets go of what every store has applied.
-    pub(crate) fn release(&self, stores: &Snapshot) {
+    /// Lets go of all that is not published.
+    pub(crate) fn stop(&self) {
+        let staged = self.lock().staged.take();
+        drop(staged);
+    }
+
+    /// Lets go of what every store has applied, and of what can't be published over a timeline that ends at `head`.
+    pub(crate) fn release(&self, head: u64, stores: &Snapshot) {
         let applied = |files: &Files| {
             stores.values().all(|store| {
                 let left = |jobs: &BTreeMap<u64, _>| jobs.range(files.first..=files.last).next().is_some();
                 store.applied >= files.last && store.jobs.as_ref().is_some_and(|jobs| !left(jobs))
             })
         };
-        let done: Vec<Published> =
-            self.lock().published.extract_if(.., |published| applied(&published.files)).collect();
-        drop(done);
+        let mut state = self.lock();
+        let done: Vec<Published> = state.published.extract_if(.., |published| applied(&published.files)).collect();
+        let overtaken = state.staged.take_if(|staged| staged.id() <= head);
+        drop(state);
+        if let Some(staged) = &overtaken {
+            tracing::warn!(
+                correction = staged.id(),
+                head,
+                "another revision came first: the staged correction is gone"
+            );
+        }
+        drop((done, overtaken));
     }
 }
 
@@ -322,6 +346,7 @@ async fn run(
         Ok(()) => status.send_modify(|status| status.complete = true),
         Err(error) => {
             tracing::warn!(correction = files.first, %error, "a correction could not be staged");
+            files.clear();
             status.send_modify(|status| status.problem = Some(error.to_string()));
         }
     }

@@ -18,7 +18,7 @@
 //!
 //! Batches committed in the background have a queue of their own, as long. A group takes them last: one beside others, as
 //! many as it holds where there are none. They wait while more than 12 tables are in the top level, so that the
-//! others seldom have to, but none waits longer than [`BACKGROUND_WAIT_MAX`] for its turn: they go on whatever comes in.
+//! others seldom have to, but each [`BACKGROUND_WAIT_MAX`] one of them has its turn: they go on whatever comes in.
 //!
 //! Recovery is the library's: a batch stands in the journal between a start and an end marker with a checksum; at open the
 //! journal is replayed up to the first batch that is not whole, and what follows is cut off.
@@ -78,7 +78,7 @@ pub const CLEAR_KEY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a group waits for flushes and compactions that lag behind before it is refused.
 pub const BACKLOG_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// How long batches of the background wait for others, and for merges that those need.
+/// How often a batch of the background has its turn, at the least, while merges lag behind.
 pub const BACKGROUND_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How an [`EmbeddedKeyspace`] uses memory and time.
