@@ -9,7 +9,7 @@
 //! load ─ lowest job ─ from its end: read ─ transform ─ stage … ─ commit (rows swapped, job shorter) ─ …
 //! ```
 //!
-//! Both write to the same store: a job slows down while live rows lag ([`crate::give_way`]).
+//! Both write to the same store: a job slows down while live rows lag (`give_way.rs`).
 //!
 //! A job is worked off from its end, commit by commit, and what is left of it is kept in the store: after a crash it goes
 //! on where it was. What lies below the log's start can't be made again: those rows stay as they are, and `verify` says so.

@@ -23,6 +23,8 @@ const TOP_TABLES_MAX: usize = 16;
 /// room below [`TOP_TABLES_MAX`].
 const BACKGROUND_TOP_TABLES_MAX: usize = 12;
 const BACKLOG_POLL: Duration = Duration::from_millis(5);
+/// How long a close waits for reads that are under way.
+const READS_WAIT_MAX: Duration = Duration::from_secs(1);
 
 type Answer = oneshot::Sender<Result<(), KeyspaceError>>;
 
@@ -134,9 +136,15 @@ impl Committer {
         while let Ok(commit) = self.background.try_recv() {
             let _ = commit.answer.send(Err(self.shared.unavailable()));
         }
+        let lock = self.directory.lock();
         drop(self.state);
         drop(self.directory);
         if let Some(done) = closed {
+            // Reads that nobody waits for any more hold the files until they end.
+            let began = Instant::now();
+            while lock.strong_count() > 0 && began.elapsed() < READS_WAIT_MAX {
+                std::thread::sleep(BACKLOG_POLL);
+            }
             let _ = done.send(());
         }
     }

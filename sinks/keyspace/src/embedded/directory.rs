@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use fjall::compaction::Leveled;
 use fjall::config::BlockSizePolicy;
@@ -72,6 +72,11 @@ impl Directory {
         }
         check_format(&path)?;
         Ok(Self { path, options, lock: Arc::new(lock) })
+    }
+
+    /// Whether anybody still holds the lock: this, files that are open, or a snapshot of them.
+    pub(super) fn lock(&self) -> Weak<File> {
+        Arc::downgrade(&self.lock)
     }
 
     /// Opens the library's files: replays the journal, starts the background threads.

@@ -209,7 +209,8 @@ impl EmbeddedKeyspace {
         .await
     }
 
-    /// Commits what is queued, then closes the files, or leaves that to the last snapshot still held. Later calls are
+    /// Commits what is queued, then closes the files. Where a snapshot is held it waits for that, a second at the most, and
+    /// leaves it to the last one. Later calls are
     /// answered [`KeyspaceError::Unavailable`]. Dropping the keyspace does the same without waiting for it.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
