@@ -56,6 +56,11 @@ async fn ingest(engine: &Engine, events: impl IntoIterator<Item = (String, Strin
     }
 }
 
+/// Events of seven devices and all apps.
+fn events(numbers: std::ops::Range<usize>) -> impl Iterator<Item = (String, String, usize)> {
+    numbers.map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))
+}
+
 /// A step that gives devices another name: which one, tells which revision made a row.
 fn rewrite(mark: &str) -> StepSource {
     let plugin = PluginSource::Named("rewrite-device-id@0.1.0".parse().unwrap());
@@ -66,6 +71,11 @@ fn rewrite(mark: &str) -> StepSource {
 fn failing() -> StepSource {
     let plugin = PluginSource::Named("rewrite-device-id@0.1.0".parse().unwrap());
     StepSource::new(plugin, json!({"rules": [{"app": "news", "to_path": "properties.missing"}]}))
+}
+
+/// A step that stops the chain there instead.
+fn halting() -> StepSource {
+    StepSource { on_error: millrace_plugin_host::OnError::Halt, ..failing() }
 }
 
 async fn correct(engine: &Engine, source: CorrectionSource, reason: &str) -> Result<u64, CorrectionError> {
@@ -291,7 +301,7 @@ async fn what_is_staged_is_published_or_cancelled() {
     let staged_files = dir.path().join("staged");
     let files = || std::fs::read_dir(&staged_files).map_or(0, Iterator::count);
     let engine = open(dir.path()).await;
-    ingest(&engine, (0..300).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    ingest(&engine, events(0..300)).await;
     engine.drain().await.unwrap();
     let source = |mark: &str, range| CorrectionSource {
         change: ChangeSource::Insert { step: rewrite(mark), before: None },
@@ -327,7 +337,7 @@ async fn what_is_staged_is_published_or_cancelled() {
         engine.plan_correction(source("staged", RangeSource { filter, ..RangeSource::default() })).await.unwrap();
     let id = engine.stage(plan, "ada", "staged").await.unwrap();
     engine.wait_staged(id).await.unwrap();
-    ingest(&engine, (300..400).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    ingest(&engine, events(300..400)).await;
     let batches = async |outcome: &str| {
         let text = engine.metrics_text().await.unwrap();
         let name = format!("millrace_remade_batches_total{{outcome=\"{outcome}\"}} ");
@@ -348,10 +358,9 @@ async fn what_is_staged_is_published_or_cancelled() {
 async fn what_can_not_be_staged_is_not_published() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path()).await;
-    ingest(&engine, (0..60).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    ingest(&engine, events(0..60)).await;
     engine.drain().await.unwrap();
-    let halting = StepSource { on_error: millrace_plugin_host::OnError::Halt, ..failing() };
-    let change = ChangeSource::Insert { step: halting, before: None };
+    let change = ChangeSource::Insert { step: halting(), before: None };
     let plan = engine.plan_correction(CorrectionSource { change, range: RangeSource::default() }).await.unwrap();
     let id = engine.stage(plan.clone(), "test", "halts").await.unwrap();
     let status = engine.wait_staged(id).await.unwrap();
@@ -371,7 +380,7 @@ async fn what_can_not_be_staged_is_not_published() {
 async fn a_wrong_device_id_is_corrected_in_both_stores_and_back() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path()).await;
-    ingest(&engine, (0..300).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    ingest(&engine, events(0..300)).await;
     engine.drain().await.unwrap();
     let before = Audit::of_engine(&engine).await;
     let filter = Filter::default().with("app", ["shop"]);
@@ -457,18 +466,18 @@ async fn what_can_not_be_is_refused_before_anything_starts() {
 async fn a_correction_that_can_not_go_on_says_why_and_another_mends_it() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path()).await;
-    ingest(&engine, (0..60).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    ingest(&engine, events(0..60)).await;
     engine.drain().await.unwrap();
-    let halting = StepSource { on_error: millrace_plugin_host::OnError::Halt, ..failing() };
     let source = |change| CorrectionSource { change, range: RangeSource::default() };
-    let stuck = correct(&engine, source(ChangeSource::Insert { step: halting, before: None }), "halts").await.unwrap();
+    let stuck =
+        correct(&engine, source(ChangeSource::Insert { step: halting(), before: None }), "halts").await.unwrap();
     let problem = engine.settle().await.unwrap_err();
     assert!(problem.contains("rewrite-device-id"), "{problem}");
     let status = &engine.corrections()[0];
     assert_eq!((status.id, status.state), (stuck, "applying"));
     assert!(status.stores.values().any(|store| store.problem.is_some()), "{status:?}");
 
-    ingest(&engine, (60..90).map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3))).await;
+    ingest(&engine, events(60..90)).await;
     engine.drain().await.expect("live traffic goes on");
     let change = ChangeSource::Remove("rewrite-device-id@0.1.0".parse().unwrap());
     correct(&engine, source(change), "goes past it").await.unwrap();
@@ -487,9 +496,6 @@ async fn a_correction_that_can_not_go_on_says_why_and_another_mends_it() {
 async fn what_was_verified_is_not_looked_at_again_until_it_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path()).await;
-    let events = |range: std::ops::Range<usize>| {
-        range.map(|n| (format!("event-{n}"), format!("device-{}", n % 7), n % 3)).collect::<Vec<_>>()
-    };
     let verify = async |options: VerifyOptions| {
         engine.drain().await.unwrap();
         engine.settle().await.unwrap();

@@ -247,9 +247,7 @@ async fn wait_staged(client: &Client, id: u64, show: bool) -> Result<Value> {
         let done = now["state"] != "staging";
         if bar {
             let (made, total) = (staged["done"].as_u64().unwrap_or(0), staged["total"].as_u64().unwrap_or(0).max(1));
-            let line = progress(total.saturating_sub(made), total, made, began.elapsed());
-            // Progress that can't be shown harms nothing.
-            let _ = write!(std::io::stderr(), "\r{line}{}", if done { "\n" } else { "" });
+            show_progress(&progress(total.saturating_sub(made), total, made, began.elapsed()), done);
         }
         if done {
             return Ok(now);
@@ -312,15 +310,19 @@ pub async fn wait(client: &Client, id: u64, show: bool) -> Result<Value> {
         let first = *at_first.get_or_insert(left);
         let done = now["state"] == "applied";
         if bar {
-            let line = progress(left, total, first.saturating_sub(left), began.elapsed());
-            // Progress that can't be shown harms nothing.
-            let _ = write!(std::io::stderr(), "\r{line}{}", if done { "\n" } else { "" });
+            show_progress(&progress(left, total, first.saturating_sub(left), began.elapsed()), done);
         }
         if done {
             return Ok(now);
         }
         tokio::time::sleep(PROGRESS_EVERY).await;
     }
+}
+
+/// Puts a line in the place of the one before.
+fn show_progress(line: &str, last: bool) {
+    // Progress that can't be shown harms nothing.
+    let _ = write!(std::io::stderr(), "\r{line}{}", if last { "\n" } else { "" });
 }
 
 fn progress(left: u64, total: u64, made: u64, took: Duration) -> String {

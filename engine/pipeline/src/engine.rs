@@ -432,8 +432,7 @@ impl Engine {
 
     /// Offsets past the last record of each partition.
     pub async fn log_ends(&self) -> Result<BTreeMap<u32, u64>, EngineError> {
-        let bounds = status::bounds(&*self.log).await?;
-        Ok((0..).zip(bounds.iter().map(|bounds| bounds.end)).collect())
+        Ok(status::ends(&*self.log).await?)
     }
 
     /// Returns once both stores have all that is in the log now, or with the reason why one can't.

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::progress::{Progress, StoreProgress};
-use millrace_log::{EventLog, LogError};
+use crate::status;
+use millrace_log::EventLog;
 
 /// How much later than the store's own commit interval live rows may come before a job gives way.
 pub(crate) const LAG_MAX: Duration = Duration::from_secs(2);
@@ -58,7 +59,7 @@ impl LiveRows {
         loop {
             looks.tick().await;
             // The ends come first: what is reached was reached after they were there.
-            let Ok(ends) = ends(log).await else {
+            let Ok(ends) = status::ends(log).await else {
                 // Whoever reads the log next says what is wrong with it.
                 continue;
             };
@@ -84,14 +85,6 @@ impl LiveRows {
         };
         self.lag.send_if_modified(|was| std::mem::replace(was, lag) != lag);
     }
-}
-
-async fn ends(log: &dyn EventLog) -> Result<BTreeMap<u32, u64>, LogError> {
-    let mut ends = BTreeMap::new();
-    for partition in 0..log.partitions() {
-        ends.insert(partition, log.bounds(partition).await?.end);
-    }
-    Ok(ends)
 }
 
 #[cfg(test)]

@@ -114,17 +114,7 @@ impl Remaker {
     async fn make(self: Arc<Self>, records: Vec<Record>, making: Option<Making>) -> Result<Rewrite, SliceError> {
         let Stretch { partition, applied, .. } = self.of;
         let batch = self.processor.run_again(partition, records, self.segments.clone()).await?;
-        let outcome = batch.outcome;
-        self.processor.diagnostics().add(partition, outcome.failures, outcome.logs);
-        let rewrite = Rewrite {
-            partition,
-            offsets: batch.offsets,
-            applied,
-            remade: outcome.offsets,
-            rows: outcome.rows,
-            dead: outcome.dead,
-            dropped: outcome.dropped,
-        };
+        let rewrite = self.processor.rewrite(partition, applied, batch);
         if let Some(making) = making {
             making.made(&rewrite);
         }

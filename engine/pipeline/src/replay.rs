@@ -10,7 +10,7 @@ use futures::stream::{self, Stream, TryStreamExt as _};
 use millrace_decode::Decoder;
 use millrace_log::{ReadLimit, Record};
 use millrace_plugin_host::ChainStop;
-use millrace_rows::LogId;
+use millrace_rows::{LogId, Rewrite};
 use millrace_timeline::Timeline;
 
 use crate::processor::{Processor, SliceError};
@@ -95,6 +95,22 @@ impl Processor {
             run.await.map_err(|panic| SliceError::Internal(panic.to_string()))?
         });
         run.await.map_err(|panic| SliceError::Internal(panic.to_string()))?
+    }
+
+    /// What a store is to put in the place of a batch, made again under the revisions up to `applied`. What plugins said goes to
+    /// the protected buffer.
+    pub(crate) fn rewrite(&self, partition: u32, applied: u64, batch: Replayed) -> Rewrite {
+        let Replayed { offsets, outcome, .. } = batch;
+        self.diagnostics().add(partition, outcome.failures, outcome.logs);
+        Rewrite {
+            partition,
+            offsets,
+            applied,
+            remade: outcome.offsets,
+            rows: outcome.rows,
+            dead: outcome.dead,
+            dropped: outcome.dropped,
+        }
     }
 
     /// What is in force for a range under a timeline, ready to run: of revisions from `least` on.

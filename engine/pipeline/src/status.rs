@@ -114,6 +114,11 @@ pub(crate) async fn bounds(log: &dyn EventLog) -> Result<Vec<PartitionBounds>, L
     Ok(partitions)
 }
 
+/// The offset past the last record of each partition.
+pub(crate) async fn ends(log: &dyn EventLog) -> Result<BTreeMap<u32, u64>, LogError> {
+    Ok((0..).zip(bounds(log).await?.iter().map(|bounds| bounds.end)).collect())
+}
+
 /// Where each store stands against the log's ends. Without a log to ask the age of what waits is 0.
 pub(crate) async fn stores(
     log: Option<&dyn EventLog>,

@@ -264,7 +264,7 @@ impl Engine {
     /// [`PipelineError::Conflict`] when the timeline has changed since the plan was made: plan again.
     pub async fn correct(&self, plan: &Plan, author: &str, reason: &str) -> Result<Corrected, CorrectionError> {
         let _one = self.activation.lock().await;
-        self.publish(plan, author, reason).await
+        self.publish(plan, author, reason, || ()).await
     }
 
     /// Makes what a plan brings ahead, in the background: [`Self::corrections`] tells how far it has come. Nothing of it is
@@ -328,7 +328,7 @@ impl Engine {
             let reason = format!("{} of {} offsets are staged", status.done, status.total);
             return Err(CorrectionError::NotReady { id, reason });
         }
-        match self.publish(&plan, &author, &reason).await {
+        match self.publish(&plan, &author, &reason, || self.staging.published(id)).await {
             Err(CorrectionError::Pipeline(error)) if error.is_conflict() => {
                 self.staging.cancel(id);
                 Err(CorrectionError::NotStaged(id))
@@ -350,15 +350,21 @@ impl Engine {
         }
     }
 
-    /// Appends the revisions of a plan. Whoever calls holds `activation`.
-    async fn publish(&self, plan: &Plan, author: &str, reason: &str) -> Result<Corrected, CorrectionError> {
+    /// Appends the revisions of a plan. Whoever calls holds `activation`. `when_appended` is called before a store's loop can see
+    /// them.
+    async fn publish(
+        &self,
+        plan: &Plan,
+        author: &str,
+        reason: &str,
+        when_appended: impl FnOnce() + Send,
+    ) -> Result<Corrected, CorrectionError> {
         let head = plan.timeline.head();
         let revisions = plan::revisions(head, &plan.revisions, Asked { author, reason, at_us: (self.clock)() });
         let appended = self.catalogue.append_all(&revisions).await;
         fail::fail_point!("correction::published", |_| std::process::abort());
         if appended.is_ok() {
-            // Before a store's loop can see the revisions.
-            self.staging.published(&revisions);
+            when_appended();
         }
         // After an error, too: another writer was first, or it is not known whether this one was.
         self.reload_timeline().await?;

@@ -6,9 +6,9 @@
 //!                                                                   └── cancel: the files go, nothing else was written
 //! ```
 //!
-//! The files ([`file`]) are this process's alone, below `<data dir>/staged/<number of the first revision>-<random>/`, and go with it:
-//! what was staged when it ended is staged again, what was published is made again from the log. They are never needed, only
-//! spared work. One correction is staged at a time, within [`STAGED_BYTES_MAX`] together with those that are published and
+//! The files ([`file`]) are this process's alone, below `<data dir>/staged/<number of the first revision>-<random>/`, and go
+//! with it: what was staged when it ended is staged again, what was published is made again from the log. They are never
+//! needed, they only spare work. One correction is staged at a time, within [`STAGED_BYTES_MAX`] together with those that are published and
 //! not yet applied.
 //!
 //! What is staged holds for the timeline that it was made under. Once another revision comes into force it can't be
@@ -24,14 +24,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::TryStreamExt as _;
 use millrace_rows::Rewrite;
-use millrace_timeline::Revision;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::correction::Plan;
-use crate::correction::plan::{Asked, Planned};
+use crate::correction::plan::Asked;
 use crate::correction::planning::Planning;
 use crate::processor::{Processor, SliceError};
 use crate::progress::{Hold, Snapshot};
@@ -104,20 +103,6 @@ impl Staged {
         (self.files.first..=self.files.last).collect()
     }
 
-    /// Whether these are its revisions.
-    fn is_of(&self, revisions: &[Revision]) -> bool {
-        let same = |(planned, revision): (&Planned, &Revision)| {
-            (&planned.ranges, &planned.filter, &planned.chain) == (&revision.ranges, &revision.filter, &revision.chain)
-        };
-        revisions.first().is_some_and(|revision| revision.id == self.id())
-            && revisions.len() == self.plan.revisions.len()
-            && self.plan.revisions.iter().zip(revisions).all(same)
-    }
-
-    fn is_complete(&self) -> bool {
-        self.status.borrow().complete
-    }
-
     pub(crate) fn watch(&self) -> watch::Receiver<StagingStatus> {
         self.status.clone()
     }
@@ -163,9 +148,8 @@ impl Files {
         self.lock().insert((revision, rewrite.partition, start), end);
         Ok(self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes)
     }
-}
 
-impl Files {
+    /// Removes them.
     fn clear(&self) {
         self.lock().clear();
         self.bytes.store(0, Ordering::Relaxed);
@@ -186,8 +170,9 @@ impl Drop for Files {
 
 /// A batch of a published correction, or a part of it.
 pub(crate) struct StagedBatch {
+    path: PathBuf,
+    /// The file stays until it is read.
     files: Arc<Files>,
-    key: (u64, u32, u64),
     /// The offsets that are wanted of it.
     pub(crate) offsets: Range<u64>,
 }
@@ -195,10 +180,8 @@ pub(crate) struct StagedBatch {
 impl StagedBatch {
     /// Reads it.
     pub(crate) async fn read(self) -> Result<Rewrite, String> {
-        let Self { files, key: (revision, partition, first), offsets } = self;
-        let path = files.path(revision, partition, first);
+        let Self { path, files, offsets } = self;
         let read = tokio::task::spawn_blocking(move || file::read(&path)).await.map_err(|panic| panic.to_string())?;
-        // The files stay until here.
         drop(files);
         Ok(read.map_err(|error| error.to_string())?.within(offsets))
     }
@@ -284,11 +267,10 @@ impl Staging {
         staged.is_some()
     }
 
-    /// These revisions are in force. Where they are those that are staged, its batches are those of the jobs.
-    pub(crate) fn published(&self, revisions: &[Revision]) {
+    /// `id` is in force: its batches are those of the jobs.
+    pub(crate) fn published(&self, id: u64) {
         let mut state = self.lock();
-        let is_same = |staged: &mut Staged| staged.is_complete() && staged.is_of(revisions);
-        if let Some(Staged { files, hold, .. }) = state.staged.take_if(is_same) {
+        if let Some(Staged { files, hold, .. }) = state.staged.take_if(|staged| staged.id() == id) {
             state.published.push(Published { files, _hold: hold });
         }
     }
@@ -297,11 +279,13 @@ impl Staging {
     pub(crate) fn find(&self, of: Stretch, at: u64, end: u64) -> Option<StagedBatch> {
         let state = self.lock();
         let files = &state.published.iter().find(|published| published.files.last == of.applied)?.files;
-        let key = (of.revision, of.partition, 0);
-        let (key, batch_end) =
-            files.lock().range(key..=(of.revision, of.partition, at)).next_back().map(|(key, end)| (*key, *end))?;
-        let offsets = at..batch_end.min(end);
-        (!offsets.is_empty()).then(|| StagedBatch { files: files.clone(), key, offsets })
+        let Stretch { revision, partition, .. } = of;
+        let batches = files.lock();
+        let ((_, _, first), batch_end) =
+            batches.range((revision, partition, 0)..=(revision, partition, at)).next_back()?;
+        let offsets = at..end.min(*batch_end);
+        let path = files.path(revision, partition, *first);
+        (!offsets.is_empty()).then(|| StagedBatch { path, files: files.clone(), offsets })
     }
 
     /// Lets go of all that is not published.
@@ -375,17 +359,7 @@ async fn make(
         let segments = planning.segments(revision, partition, offsets.clone());
         let mut batches = std::pin::pin!(processor.replay(partition, offsets, segments));
         while let Some(batch) = batches.try_next().await? {
-            let outcome = batch.outcome;
-            processor.diagnostics().add(partition, outcome.failures, outcome.logs);
-            let rewrite = Rewrite {
-                partition,
-                offsets: batch.offsets,
-                applied: planning.last(),
-                remade: outcome.offsets,
-                rows: outcome.rows,
-                dead: outcome.dead,
-                dropped: outcome.dropped,
-            };
+            let rewrite = processor.rewrite(partition, planning.last(), batch);
             let made = rewrite.offsets.end - rewrite.offsets.start;
             let kept = files.clone();
             let added = tokio::task::spawn_blocking(move || kept.add(revision, &rewrite)).await;

@@ -17,7 +17,7 @@
 //! The queue holds [`Options::queue_batches`]; more committers wait for room.
 //!
 //! Batches committed in the background have a queue of their own, as long. A group takes them last: one beside others, as
-//! many as it holds where there are none. They wait while more than 12 tables are in the top level, so that the
+//! many as it holds where there are none. They wait while 12 tables or more are in the top level, so that the
 //! others seldom have to, but each [`BACKGROUND_WAIT_MAX`] one of them has its turn: they go on whatever comes in.
 //!
 //! Recovery is the library's: a batch stands in the journal between a start and an end marker with a checksum; at open the
@@ -40,7 +40,7 @@
 //! is refused as [`KeyspaceError::TooLarge`] and changes nothing.
 //!
 //! # Memory
-//! Block cache + three write buffers + one queue of batches + one group. Before a group is written its thread waits for
+//! Block cache + three write buffers + two queues of batches + one group. Before a group is written its thread waits for
 //! flushes and compactions that lag behind (two full write buffers, or 16 tables in the top level), at most
 //! [`BACKLOG_WAIT_MAX`], then answers `Unavailable`.
 //!
@@ -210,8 +210,8 @@ impl EmbeddedKeyspace {
     }
 
     /// Commits what is queued, then closes the files. Where a snapshot is held it waits for that, a second at the most, and
-    /// leaves it to the last one. Later calls are
-    /// answered [`KeyspaceError::Unavailable`]. Dropping the keyspace does the same without waiting for it.
+    /// leaves it to the last one. Later calls are answered [`KeyspaceError::Unavailable`]. Dropping the keyspace does the
+    /// same without waiting for it.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.requests.send(Request::Close(done)).await.is_ok() {
