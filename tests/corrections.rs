@@ -118,7 +118,7 @@ async fn check(engine: &Arc<Engine>, what: &str) {
     engine.drain().await.unwrap();
     engine.settle().await.unwrap_or_else(|problem| panic!("{what}: {problem}"));
     let audit = Audit::of_engine(engine).await;
-    audit.assert_agree();
+    assert_eq!(audit.differences(), Vec::<String>::new(), "{what}");
     let (rows, dead) = model(engine).await;
     assert!(audit.history == rows, "{what}: the history differs from the model");
     assert!(audit.delta == rows, "{what}: the table differs from the model");

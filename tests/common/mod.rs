@@ -318,14 +318,25 @@ impl Audit {
 
     /// Both stores hold exactly what the log and the timeline say.
     pub fn assert_agree(&self) {
+        let differences = self.differences();
+        assert!(differences.is_empty(), "{}", differences.join("; "));
+    }
+
+    /// Where the stores hold something else, a few of each kind.
+    pub fn differences(&self) -> Vec<String> {
+        let mut differences = Vec::new();
         for (name, rows) in [("delta", &self.delta), ("history", &self.history)] {
-            assert_eq!(rows.len(), self.recomputed.len(), "number of rows in {name}");
-            for (place, expected) in &self.recomputed {
-                let found = rows.get(place).unwrap_or_else(|| panic!("{name} has no row of {place:?}"));
-                assert!(found == expected, "{name} has another row at {place:?}");
+            if rows.len() != self.recomputed.len() {
+                differences.push(format!("{name} has {} rows of {}", rows.len(), self.recomputed.len()));
             }
+            let differs = self.recomputed.iter().filter(|(place, expected)| rows.get(place) != Some(expected));
+            differences
+                .extend(differs.take(5).map(|(place, _)| format!("{name} has another row at {place:?}, or none")));
         }
-        assert_eq!(self.dead[0], self.dead[1], "dead letters");
+        if self.dead[0] != self.dead[1] {
+            differences.push(format!("dead letters are {:?}, to be {:?}", self.dead[1], self.dead[0]));
+        }
+        differences
     }
 }
 

@@ -77,7 +77,7 @@ pub(crate) async fn revisions(State(api): State<Api>) -> Json<Value> {
         let mut shown = show_revision(revision);
         let taken_in = stores.iter().map(|(name, store)| (*name, store.applied >= revision.id));
         shown["taken_in"] = json!(taken_in.collect::<BTreeMap<_, _>>());
-        let left = stores.iter().filter_map(|(name, store)| Some((*name, store.jobs.as_ref()?.get(&revision.id)?)));
+        let left = stores.iter().filter_map(|(name, store)| Some((*name, store.jobs.get(&revision.id)?)));
         shown["jobs"] = json!(left.collect::<BTreeMap<_, _>>());
         shown
     });

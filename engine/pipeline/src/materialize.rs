@@ -28,7 +28,7 @@ use crate::gaps::GapRequest;
 use crate::leases::{Duties, LOOK_AGAIN};
 use crate::metrics::Metrics;
 use crate::processor::{Processor, SliceError};
-use crate::progress::{PartitionState, Progress};
+use crate::progress::{PartitionState, Progress, StoreProgress};
 use crate::rematerialize::job_progress;
 
 /// Slices that wait for a store's loop, besides the one that each feeder holds.
@@ -278,7 +278,7 @@ impl Materializer {
 
 /// Tells the log what nobody needs any more: it may trim that.
 pub(crate) async fn release(progress: &Progress, timeline: &Timeline, log: &dyn EventLog) {
-    let applied = progress.snapshot().values().map(|store| store.applied).min().unwrap_or(0);
+    let applied = progress.snapshot().values().map(StoreProgress::seen).min().unwrap_or(0);
     for partition in 0..log.partitions() {
         let Some(below) = progress.released_below(partition) else { continue };
         // A correction that a store has not taken in yet will leave a job there.

@@ -4,7 +4,7 @@
 //! up read here. It is a copy for people and for retention: what counts is the cursor in the store.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millrace_rows::StoreState;
@@ -74,11 +74,24 @@ pub struct StoreProgress {
     pub problem: Option<String>,
     /// By partition. Empty until the store's state was read for the first time.
     pub partitions: BTreeMap<u32, PartitionProgress>,
-    /// Jobs that are not done, by revision; `None` until they were read for the first time.
-    pub jobs: Option<BTreeMap<u64, JobProgress>>,
+    /// Jobs that are not done, by revision.
+    pub jobs: BTreeMap<u64, JobProgress>,
+    /// What the store had applied when its jobs were last read. `None`: they never were, there may be others.
+    #[serde(skip)]
+    pub(crate) jobs_as_of: Option<u64>,
 }
 
 impl StoreProgress {
+    /// Whether the store has taken in these revisions, and is known to have nothing left of any.
+    pub(crate) fn has_done(&self, revisions: RangeInclusive<u64>) -> bool {
+        self.seen() >= *revisions.end() && self.jobs.range(revisions).next().is_none()
+    }
+
+    /// Highest revision that the store is known to have taken in with all that it left.
+    pub(crate) fn seen(&self) -> u64 {
+        self.jobs_as_of.map_or(0, |applied| applied.min(self.applied))
+    }
+
     /// First offset that is not in the store, of the partitions that this process brings into it and that go on.
     pub(crate) fn running(&self) -> BTreeMap<u32, u64> {
         let running = |(_, place): &(&u32, &PartitionProgress)| place.state == PartitionState::Running;
@@ -151,20 +164,21 @@ impl Progress {
     /// stay. What is known of each beside that stays, too.
     pub(crate) fn report_jobs(&self, store: &'static str, applied: u64, jobs: Vec<JobProgress>) {
         self.update(store, |progress| {
-            let before = progress.jobs.take().unwrap_or_default();
+            let before = std::mem::take(&mut progress.jobs);
             let known = |job: JobProgress| {
                 let before = before.get(&job.revision).cloned().unwrap_or_default();
                 (job.revision, JobProgress { left: job.left, revision: job.revision, ..before })
             };
             let later = before.range(applied.saturating_add(1)..).map(|(revision, job)| (*revision, job.clone()));
-            progress.jobs = Some(jobs.into_iter().map(known).chain(later).collect());
+            progress.jobs = jobs.into_iter().map(known).chain(later).collect();
+            progress.jobs_as_of = Some(applied);
         });
     }
 
     /// Changes what is known of one job.
     pub(crate) fn update_job(&self, store: &'static str, revision: u64, change: impl FnOnce(&mut JobProgress)) {
         self.update(store, |progress| {
-            if let Some(job) = progress.jobs.as_mut().and_then(|jobs| jobs.get_mut(&revision)) {
+            if let Some(job) = progress.jobs.get_mut(&revision) {
                 change(job);
             }
         });
@@ -173,9 +187,7 @@ impl Progress {
     /// A job that taking in a revision is about to leave: the log must not be trimmed there from now on.
     pub(crate) fn expect_job(&self, store: &'static str, job: JobProgress) {
         self.update(store, |progress| {
-            if let Some(jobs) = &mut progress.jobs {
-                jobs.insert(job.revision, job);
-            }
+            progress.jobs.insert(job.revision, job);
         });
     }
 
@@ -222,7 +234,8 @@ impl Progress {
             .values()
             .map(|store| {
                 let next = store.partitions.get(&partition)?.next;
-                let jobs = store.jobs.as_ref()?.values().filter_map(|job| job.left.get(&partition));
+                store.jobs_as_of?;
+                let jobs = store.jobs.values().filter_map(|job| job.left.get(&partition));
                 Some(jobs.map(|left| left.start).fold(next, u64::min))
             })
             .try_fold(held.unwrap_or(u64::MAX), |lowest, next| next.map(|next| lowest.min(next)))
@@ -266,11 +279,10 @@ fn settled(snapshot: &Snapshot, revision: u64) -> Result<bool, String> {
         if let Some(problem) = &store.problem {
             return Err(format!("{name}: {problem}"));
         }
-        let jobs = store.jobs.as_ref();
-        if let Some(problem) = jobs.into_iter().flat_map(BTreeMap::values).find_map(|job| job.problem.as_ref()) {
+        if let Some(problem) = store.jobs.values().find_map(|job| job.problem.as_ref()) {
             return Err(format!("{name}: {problem}"));
         }
-        all &= store.applied >= revision && jobs.is_some_and(|jobs| jobs.range(..=revision).next().is_none());
+        all &= store.has_done(0..=revision);
     }
     Ok(all)
 }
@@ -303,7 +315,7 @@ mod tests {
 
     fn at(progress: &Progress, store: &'static str, partition: u32, next: u64) {
         progress.update(store, |s| {
-            s.jobs.get_or_insert_default();
+            s.jobs_as_of.get_or_insert_default();
             s.partitions.insert(partition, PartitionProgress { next, state: PartitionState::Running });
         });
     }
@@ -329,6 +341,33 @@ mod tests {
         assert_eq!(progress.released_below(0), Some(4));
         drop(high);
         assert_eq!(progress.released_below(0), Some(5));
+    }
+
+    #[test]
+    fn what_a_revision_leaves_is_waited_for_whenever_jobs_are_read() {
+        let state = |applied| StoreState { applied, ..StoreState::default() };
+        let job = || JobProgress { revision: 2, left: BTreeMap::from([(0, 3..5)]), ..JobProgress::default() };
+        let settled = |progress: &Progress| settled(&progress.snapshot(), 2).unwrap();
+
+        // The jobs are read for the first time while the store takes a revision in.
+        let progress = Progress::new(["delta"]);
+        progress.report("delta", &state(1), 1);
+        progress.expect_job("delta", job());
+        progress.report_jobs("delta", 1, vec![]);
+        progress.report("delta", &state(2), 1);
+        assert!(!settled(&progress));
+        progress.report_jobs("delta", 2, vec![job()]);
+        assert!(!settled(&progress));
+        progress.report_jobs("delta", 2, vec![]);
+        assert!(settled(&progress));
+
+        // Another worker has the store take it in.
+        let progress = Progress::new(["delta"]);
+        progress.report_jobs("delta", 1, vec![]);
+        progress.report("delta", &state(2), 1);
+        assert!(!settled(&progress), "what it left is not known yet");
+        progress.report_jobs("delta", 2, vec![]);
+        assert!(settled(&progress));
     }
 
     #[tokio::test]

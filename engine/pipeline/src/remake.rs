@@ -1,7 +1,6 @@
 //! The batches of a job, in order: made again, or taken from the other store's job, which has made the same, or from what was
 //! staged before the correction was published.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use millrace_rows::Rewrite;
 
 use crate::metrics::{BatchOutcome, Metrics};
 use crate::processor::{Processor, SliceError};
-use crate::progress::{JobProgress, Progress};
+use crate::progress::Progress;
 use crate::replay::AHEAD;
 use crate::share::{Begun, Making, Reader, Shared, Stretch};
 use crate::staging::{StagedBatch, Staging};
@@ -74,9 +73,8 @@ impl Remaker {
 
     /// Whether another store has this job before it, too.
     fn is_wanted(&self) -> bool {
-        let has = |jobs: &BTreeMap<u64, JobProgress>| jobs.contains_key(&self.of.revision);
         let progress = self.progress.snapshot();
-        progress.iter().any(|(name, store)| *name != self.store && store.jobs.as_ref().is_some_and(has))
+        progress.iter().any(|(name, store)| *name != self.store && store.jobs.contains_key(&self.of.revision))
     }
 
     async fn finish(self: Arc<Self>, batch: Batch, offsets: Range<u64>) -> Result<Rewrite, SliceError> {

@@ -121,7 +121,7 @@ impl Rematerializer {
                     }
                     // Another correction may bring a chain that the store can take.
                     self.progress.update(name, |progress| {
-                        for job in progress.jobs.iter_mut().flat_map(BTreeMap::values_mut) {
+                        for job in progress.jobs.values_mut() {
                             job.problem = Some(reason.clone());
                         }
                     });

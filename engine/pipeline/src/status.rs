@@ -149,7 +149,7 @@ pub(crate) async fn stores(
         let status = StoreStatus {
             applied: store.applied,
             problem: store.problem,
-            jobs: store.jobs.unwrap_or_default().into_values().collect(),
+            jobs: store.jobs.into_values().collect(),
             lag_events: partitions.iter().map(|p| p.lag_events).sum(),
             lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
             partitions,

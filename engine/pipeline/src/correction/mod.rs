@@ -532,26 +532,27 @@ fn store_correction(store: &crate::progress::StoreProgress, revisions: &[&Revisi
     let mut problem = None;
     let mut taken_in = 0;
     for revision in revisions {
-        if store.applied < revision.id {
-            left += length(revision);
-            continue;
-        }
-        taken_in += 1;
-        if let Some(job) = store.jobs.as_ref().and_then(|jobs| jobs.get(&revision.id)) {
-            // A job with nothing left is one whose last commit is under way.
-            left += job.offsets_left().max(1);
-            problem = problem.or_else(|| job.problem.clone());
+        match store.jobs.get(&revision.id) {
+            Some(job) if store.applied >= revision.id => {
+                taken_in += 1;
+                // A job with nothing left is one whose last commit is under way.
+                left += job.offsets_left().max(1);
+                problem = problem.or_else(|| job.problem.clone());
+            }
+            _ if store.has_done(revision.id..=revision.id) => taken_in += 1,
+            _ => left += length(revision),
         }
     }
-    if let (true, Some(jobs)) = (left > 0 && problem.is_none(), &store.jobs) {
+    if left > 0 && problem.is_none() {
         // A store works its jobs off one after the other.
         let last = revisions.last().map_or(0, |revision| revision.id);
-        let before = jobs.range(..last).find_map(|(revision, job)| Some((revision, job.problem.as_ref()?)));
+        let before = store.jobs.range(..last).find_map(|(revision, job)| Some((revision, job.problem.as_ref()?)));
         problem = before.map(|(revision, reason)| format!("waits behind revision {revision}: {reason}"));
     }
-    let state = match (taken_in, left) {
-        (_, 0) if store.jobs.is_some() => "applied",
-        (0, _) => "waiting",
+    let all = revisions.first().zip(revisions.last()).map(|(first, last)| first.id..=last.id);
+    let state = match all {
+        Some(all) if store.has_done(all.clone()) => "applied",
+        _ if taken_in == 0 => "waiting",
         _ => "applying",
     };
     StoreCorrection { state, left, total, problem }

@@ -296,12 +296,7 @@ impl Staging {
 
     /// Lets go of what every store has applied, and of what can't be published over a timeline that ends at `head`.
     pub(crate) fn release(&self, head: u64, stores: &Snapshot) {
-        let applied = |files: &Files| {
-            stores.values().all(|store| {
-                let left = |jobs: &BTreeMap<u64, _>| jobs.range(files.first..=files.last).next().is_some();
-                store.applied >= files.last && store.jobs.as_ref().is_some_and(|jobs| !left(jobs))
-            })
-        };
+        let applied = |files: &Files| stores.values().all(|store| store.has_done(files.first..=files.last));
         let mut state = self.lock();
         let done: Vec<Published> = state.published.extract_if(.., |published| applied(&published.files)).collect();
         let overtaken = state.staged.take_if(|staged| staged.id() <= head);
