@@ -371,6 +371,9 @@ fn keyspace(registry: &mut Registry, stats: KeyspaceStats) {
                 ("keyspace_disk_bytes", "Bytes of journals and tables", stats.disk_bytes),
                 ("keyspace_write_buffer_bytes", "Bytes in write buffers", stats.write_buffer_bytes),
                 ("keyspace_cache_bytes", "Bytes in the block cache", stats.cache_bytes),
+                ("keyspace_full_write_buffers", "Full write buffers: commits wait at 2", stats.full_write_buffers),
+                ("keyspace_top_tables", "Tables that wait for a merge: commits wait at 16", stats.top_tables),
+                ("keyspace_merges", "Merges of tables under way", stats.merges),
             ];
             let counters = vec![
                 ("keyspace_commits", "Batches committed", stats.commits),

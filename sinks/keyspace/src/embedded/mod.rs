@@ -117,6 +117,12 @@ pub struct Stats {
     pub cache_bytes: u64,
     /// Capacity of the block cache, in bytes.
     pub cache_capacity_bytes: u64,
+    /// Full write buffers that wait to be written out; commits wait at 2.
+    pub full_write_buffers: u64,
+    /// Tables in the top level. They are merged from 8 on; batches of the background wait at 12, all others at 16.
+    pub top_tables: u64,
+    /// Merges of tables that are under way.
+    pub merges: u64,
     /// Batches committed.
     pub commits: u64,
     /// Batches refused because a compare did not hold.
@@ -237,8 +243,11 @@ impl EmbeddedKeyspace {
             ..Stats::default()
         };
         blocking(move || {
-            let db = &view.files.db;
+            let Files { data, db, .. } = &*view.files;
             Ok(Stats {
+                full_write_buffers: data.sealed_memtable_count() as u64,
+                top_tables: data.l0_table_count() as u64,
+                merges: db.active_compactions() as u64,
                 disk_bytes: db.disk_space().map_err(|error| directory::error("measuring the disk space", &error))?,
                 write_buffer_bytes: db.write_buffer_size(),
                 cache_bytes: db.cache_size(),
