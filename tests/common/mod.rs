@@ -2,7 +2,9 @@
 //! recomputation from the log.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod corrections;
 pub mod load;
+pub mod model;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
