@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 const STOCK: [&str; 5] = ["drop-bots", "enrich-table", "enrich-user-agent", "pii-scrub", "rewrite-device-id"];
 
 fn plugins() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins")
+    // The command is run elsewhere.
+    std::env::current_dir().unwrap().join("plugins")
 }
 
 fn component(name: &str) -> String {

@@ -12,9 +12,9 @@ use millrace_log::Receipt;
 
 #[test]
 fn what_the_installed_base_sends_becomes_these_rows() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks");
+    let folder = Path::new("tests/sdks");
     let bless = std::env::var_os("MILLRACE_BLESS").is_some();
-    let mut events: Vec<_> = fs::read_dir(&folder)
+    let mut events: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))

@@ -19,7 +19,7 @@ const EDGE: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36
 
 fn chain(host: &PluginHost, limits: &Limits) -> Chain {
     let steps = ["pii-scrub", "enrich-user-agent"].map(|name| {
-        let path = format!("{}/../../plugins/{name}/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("../../plugins/{name}/{name}.wasm");
         let plugin = host.load(&std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"))).unwrap();
         StepSpec::new(plugin, "{}", limits.clone())
     });

@@ -76,6 +76,6 @@ fn contains(text: &str, part: &str) -> bool {
 mod tests {
     #[test]
     fn goldens_hold() {
-        millrace_sdk::golden::check::<super::DropBots>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+        millrace_sdk::golden::check::<super::DropBots>("cases");
     }
 }

@@ -12,12 +12,12 @@ use super::EnrichTable;
 
 #[test]
 fn goldens_hold() {
-    millrace_sdk::golden::check::<EnrichTable>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+    millrace_sdk::golden::check::<EnrichTable>("cases");
 }
 
 /// The sample of countries, as the host would read it.
 fn sample() -> MemoryTables {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tables/country-by-ip.csv");
+    let path = "tables/country-by-ip.csv";
     let mut reader = csv::Reader::from_path(path).unwrap();
     let rows: Vec<Row> = reader.deserialize().map(Result::unwrap).collect();
     assert!(rows.len() > 200, "{}", rows.len());

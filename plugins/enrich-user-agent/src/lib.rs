@@ -66,6 +66,6 @@ millrace_sdk::export!(EnrichUserAgent);
 mod tests {
     #[test]
     fn goldens_hold() {
-        millrace_sdk::golden::check::<super::EnrichUserAgent>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+        millrace_sdk::golden::check::<super::EnrichUserAgent>("cases");
     }
 }

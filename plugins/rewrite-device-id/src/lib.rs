@@ -162,6 +162,6 @@ millrace_sdk::export!(Rewrite);
 mod tests {
     #[test]
     fn goldens_hold() {
-        millrace_sdk::golden::check::<super::Rewrite>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+        millrace_sdk::golden::check::<super::Rewrite>("cases");
     }
 }

@@ -134,7 +134,7 @@ impl<T: Transform> Plugin for Native<T> {
 }
 
 /// Runs every case in `dir` natively and panics with what differs. For a plugin's own tests:
-/// `millrace_sdk::golden::check::<Scrub>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"))`.
+/// `millrace_sdk::golden::check::<Scrub>("cases")`, from where cargo runs them: the folder of the crate.
 pub fn check<T: Transform>(dir: impl AsRef<Path>) {
     let bless = std::env::var_os("MILLRACE_BLESS").is_some_and(|value| value == "1");
     if let Err(error) = check_dir(dir.as_ref(), &mut Native::<T>::default(), bless) {

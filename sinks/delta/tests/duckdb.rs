@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const PYTHON: &str = "MILLRACE_TEST_DUCKDB_PYTHON";
 
 fn duckdb(python: &Path, table: &Path) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/duckdb_check.py");
+    let script = Path::new("tests/duckdb_check.py");
     let output = Command::new(python).arg(script).arg(table).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
