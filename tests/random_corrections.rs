@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 /// Histories of one run; more by `MILLRACE_HISTORIES`.
-const HISTORIES: u64 = 25;
+const HISTORIES: u64 = 10;
 
 /// Where the process may die.
 const CRASHES: [&str; 15] = [

@@ -11,7 +11,8 @@
 //!
 //! What replays are held against is the rate at which the same stores took in the same records, which waited for them in
 //! the log, with nothing to ingest beside it. An LSM tree puts work off, the more the fuller it is: all three begin when
-//! nothing is left to merge. The chain has as many steps every time: the default ones and one that renames devices, at
+//! nothing is left to merge. By the clock, live takes up to 5 s more for the table's last commit, which waits for more to
+//! come: with few events that is most of it, so look at the processor time. The chain has as many steps every time: the default ones and one that renames devices, at
 //! first none of them; a correction gives it other rules.
 
 #[path = "../throughput/events.rs"]
@@ -194,10 +195,10 @@ async fn run(events: usize) -> Result<()> {
         let again = meter.stop();
         line(&format!("replay of these, {what} renamed"), more, again);
         println!(
-            "{:<44} {:>8.2}x of live (bar 1), {:.2}x of live in processor time",
+            "{:<44} {:>8.2}x of live in processor time (bar 1), {:.2}x by the clock",
             "",
-            rate(more, again) / rate(more, full),
-            full.processor.as_secs_f64() / again.processor.as_secs_f64()
+            full.processor.as_secs_f64() / again.processor.as_secs_f64(),
+            rate(more, again) / rate(more, full)
         );
     }
 
