@@ -202,7 +202,7 @@ async fn run(events: usize) -> Result<()> {
         );
     }
 
-    beside_traffic(&engine, &records, count, count as f64 / live.clock.as_secs_f64() * TRAFFIC).await?;
+    beside_traffic(&engine, &records, count + more, rate(count, live) * TRAFFIC).await?;
     let meter = Meter::start();
     let report = engine.verifier().run(&VerifyOptions { all: true, ..VerifyOptions::default() }, |_| ()).await?;
     line("verify", report.records, meter.stop());
