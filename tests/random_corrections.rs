@@ -318,28 +318,37 @@ fn history(seed: u64, crashes: watch::Receiver<u64>, happened: &Arc<Happened>) {
     let mut sent = 0;
     for step in 0..random.random_range(8..14) {
         let shaken = !life.armed.is_empty();
-        match random.random_range(0..15) {
+        let done = match random.random_range(0..15) {
             0..4 => {
                 let numbers = sent..sent + random.random_range(1..60);
                 sent = numbers.end;
                 let events: Vec<_> = numbers
                     .map(|n| (format!("event-{n}"), format!("device-{}", random.random_range(0..25)), n % 3))
                     .collect();
-                life.run(|engine| async move { ingest(&engine, events).await });
+                life.run(|engine| async move {
+                    ingest(&engine, events).await;
+                    Ok(())
+                })
             }
             4..8 => {
                 let (random, counts) = (StdRng::seed_from_u64(random.random()), happened.clone());
-                let done = life.run(|engine| any_correction(engine, random, step, shaken, counts));
-                fails(shaken, happened, &format!("seed {seed}, step {step}"), done);
+                life.run(|engine| any_correction(engine, random, step, shaken, counts))
             }
-            8 => {
-                let done = life.run(|engine| activate(engine, format!("live-{step}")));
-                fails(shaken, happened, &format!("seed {seed}, step {step}"), done);
+            8 => life.run(|engine| activate(engine, format!("live-{step}"))),
+            9 => {
+                life.restart();
+                None
             }
-            9 => life.restart(),
-            10..13 => life.arm(CRASHES[random.random_range(0..CRASHES.len())], "panic", &mut random),
-            _ => life.arm(FAILURES[random.random_range(0..FAILURES.len())], "1*return", &mut random),
-        }
+            10..13 => {
+                life.arm(CRASHES[random.random_range(0..CRASHES.len())], "panic", &mut random);
+                None
+            }
+            _ => {
+                life.arm(FAILURES[random.random_range(0..FAILURES.len())], "1*return", &mut random);
+                None
+            }
+        };
+        fails(shaken, happened, &format!("seed {seed}, step {step}"), done);
         let shaken = !life.armed.is_empty();
         let done = match random.random_range(0..12) {
             0 | 1 => life.run(|engine| maintain(engine, None)),

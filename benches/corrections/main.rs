@@ -12,8 +12,8 @@
 //! What replays are held against is the rate at which the same stores took in the same records, which waited for them in
 //! the log, with nothing to ingest beside it. An LSM tree puts work off, the more the fuller it is: all three begin when
 //! nothing is left to merge. By the clock, live takes up to 5 s more for the table's last commit, which waits for more to
-//! come: with few events that is most of it, so look at the processor time. The chain has as many steps every time: the default ones and one that renames devices, at
-//! first none of them; a correction gives it other rules.
+//! come: with few events that is most of it, so look at the processor time. The chain has as many steps every time: the
+//! default ones and one that renames devices, at first none of them; a correction gives it other rules.
 
 #[path = "../throughput/events.rs"]
 mod events;
