@@ -549,11 +549,13 @@ fn store_correction(store: &crate::progress::StoreProgress, revisions: &[&Revisi
         let before = store.jobs.range(..last).find_map(|(revision, job)| Some((revision, job.problem.as_ref()?)));
         problem = before.map(|(revision, reason)| format!("waits behind revision {revision}: {reason}"));
     }
-    let all = revisions.first().zip(revisions.last()).map(|(first, last)| first.id..=last.id);
-    let state = match all {
-        Some(all) if store.has_done(all.clone()) => "applied",
-        _ if taken_in == 0 => "waiting",
-        _ => "applying",
+    let ends = revisions.first().zip(revisions.last());
+    let state = if ends.is_some_and(|(first, last)| store.has_done(first.id..=last.id)) {
+        "applied"
+    } else if taken_in == 0 {
+        "waiting"
+    } else {
+        "applying"
     };
     StoreCorrection { state, left, total, problem }
 }
