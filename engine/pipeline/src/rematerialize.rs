@@ -12,7 +12,8 @@
 //! Both write to the same store: a job slows down while live rows lag (`give_way.rs`).
 //!
 //! A job is worked off from its end, commit by commit, and what is left of it is kept in the store: after a crash it goes
-//! on where it was. What lies below the log's start can't be made again: those rows stay as they are, and `verify` says so.
+//! on where it was. A rebuild comes after all other jobs; the table holds back what was made for it until nothing is left, and
+//! commits it at once. What lies below the log's start can't be made again: those rows stay as they are, and `verify` says so.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,7 +21,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
-use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
+use millrace_rows::{Backlog, HeldBack, Job, Reason, Rewrite, Rewriter, StoreError};
 use millrace_timeline::Timeline;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -158,7 +159,8 @@ impl Rematerializer {
                 Ok(backlog) => backlog,
                 Err(error) => return error.into(),
             };
-            self.report(rewriter.name(), &backlog).await;
+            self.keep_held_back(rewriter, backlog.state.applied).await;
+            self.report(rewriter, &backlog).await;
             while let Ok(request) = self.requests.try_recv() {
                 self.asked.push(request);
             }
@@ -169,7 +171,7 @@ impl Rematerializer {
                     Err(error) => return error.into(),
                 }
                 // Whoever asked and then waits for jobs must find it.
-                self.report(rewriter.name(), &backlog).await;
+                self.report(rewriter, &backlog).await;
                 for request in self.asked.drain(..) {
                     // Nobody may wait for it any more: it is noted all the same.
                     let _ = request.send(());
@@ -179,7 +181,7 @@ impl Rematerializer {
             let mut live_rows = LiveRows::new(rewriter.name(), self.commits_every);
             let lag = live_rows.lag();
             while let Some(job) =
-                backlog.jobs.first().cloned().filter(|_| self.requests.is_empty() && self.duties.has(&duty))
+                next(&backlog, rewriter).filter(|_| self.requests.is_empty() && self.duties.has(&duty))
             {
                 self.processor.pause().wait_running().await;
                 let made = tokio::select! {
@@ -191,11 +193,15 @@ impl Rematerializer {
                     Err(failed) => return failed,
                 }
                 *committed = true;
-                self.report(rewriter.name(), &backlog).await;
+                self.report(rewriter, &backlog).await;
             }
             let mine = self.duties.has(&duty);
             if mine && !backlog.jobs.is_empty() {
                 continue;
+            }
+            if !mine {
+                // Another worker begins its own.
+                rewriter.keep_held_back(backlog.state.applied, &|_| false).await;
             }
             let name = rewriter.name();
             let newer = |snapshot: &crate::progress::Snapshot| {
@@ -212,10 +218,20 @@ impl Rematerializer {
         }
     }
 
-    async fn report(&self, store: &'static str, backlog: &Backlog) {
+    /// What was made for a rebuild stands where no revision covers it that came into force since.
+    async fn keep_held_back(&self, rewriter: &mut dyn Rewriter, applied: u64) {
         let timeline = self.processor.timeline().borrow().clone();
-        let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, job)).collect();
-        self.progress.report_jobs(store, backlog.state.applied, jobs);
+        // Another worker may have been told of a revision first. Nothing is committed before it is known here, too.
+        if timeline.head() >= applied {
+            let stands = |held: &HeldBack| timeline.is_unchanged(held.applied, applied, held.partition, &held.offsets);
+            rewriter.keep_held_back(applied, &stands).await;
+        }
+    }
+
+    async fn report(&self, rewriter: &mut dyn Rewriter, backlog: &Backlog) {
+        let timeline = self.processor.timeline().borrow().clone();
+        let jobs = backlog.jobs.iter().map(|job| job_progress(&timeline, &left_of(job, rewriter))).collect();
+        self.progress.report_jobs(rewriter.name(), backlog.state.applied, jobs);
         self.staging.release(timeline.head(), &self.progress.snapshot());
         // What a job needed is held no more.
         release(&self.progress, &timeline, self.processor.log().as_ref()).await;
@@ -246,7 +262,11 @@ impl Rematerializer {
                 }
             }
         }
-        let after = rewriter.commit(revision, &portion.left, &self.reason(revision)).await?;
+        let (left, reason) = (&portion.left, self.reason(revision));
+        let after = match revision {
+            REBUILD => rewriter.commit_rebuild(revision, &portion.ranges, left, &reason).await?,
+            _ => rewriter.commit(revision, left, &reason).await?,
+        };
         self.metrics.remade(store, remade);
         self.progress.update_job(store, revision, |job| {
             job.remade += remade;
@@ -369,6 +389,17 @@ impl Engine {
 async fn note(rewriter: &mut dyn Rewriter, backlog: &Backlog) -> Result<Backlog, StoreError> {
     let below = backlog.state.cursors.iter().map(|(partition, cursor)| (*partition, cursor.next));
     rewriter.note(&Job { revision: REBUILD, below: below.collect() }).await
+}
+
+/// The job that comes next: the lowest revision's, and a rebuild when there is no other.
+fn next(backlog: &Backlog, rewriter: &dyn Rewriter) -> Option<Job> {
+    let jobs = &backlog.jobs;
+    jobs.iter().find(|job| job.revision != REBUILD).or(jobs.first()).map(|job| left_of(job, rewriter))
+}
+
+/// What a job covers beside what was made for it already.
+fn left_of(job: &Job, rewriter: &dyn Rewriter) -> Job {
+    if job.revision == REBUILD { HeldBack::left_of(job, &rewriter.held_back()) } else { job.clone() }
 }
 
 fn failed(revision: u64, store: &'static str, error: SliceError) -> Failed {

@@ -269,6 +269,16 @@ impl Timeline {
         (range.start < end).then_some(range.start..end)
     }
 
+    /// Whether the rows of these records are the same under `applied` as under `before`: no revision in between covers any of
+    /// them.
+    pub fn is_unchanged(&self, before: u64, applied: u64, partition: u32, offsets: &Range<u64>) -> bool {
+        let mut between = self.revisions.iter().filter(|revision| before < revision.id && revision.id <= applied);
+        let covers = |range: OffsetRange| {
+            range.start < offsets.end && range.end.is_none_or(|end| offsets.start < end) && !offsets.is_empty()
+        };
+        !between.any(|revision| revision.ranges.of(partition).is_some_and(covers))
+    }
+
     /// The offset that a store which has taken in revisions up to `applied` must not pass in a partition: where a later
     /// activation begins. Up to there nothing changes for it; from there on it takes the activation in first, so an
     /// activation leaves nothing behind a cursor.

@@ -161,23 +161,32 @@ impl Columns {
             let ty = ColumnType::of(field.data_type()).ok_or_else(|| {
                 format!("column {name:?} has the type {}, which no column of ours has", field.data_type())
             })?;
-            match self.types.get(name) {
-                Some(Some(known)) if *known == ty => {}
-                Some(known) => {
-                    let table = known.map_or_else(|| self.other[name].clone(), |known| known.to_string());
-                    return Err(format!(
-                        "column {name:?} is {ty} in the slice and {table} in the table: give the column of the plugin \
-                         another name, or rebuild the table"
-                    ));
+            self.admit_column(name, ty)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in one column.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    pub(crate) fn admit_column(&mut self, name: &str, ty: ColumnType) -> Result<(), String> {
+        match self.types.get(name) {
+            Some(Some(known)) if *known == ty => {}
+            Some(known) => {
+                let table = known.map_or_else(|| self.other[name].clone(), |known| known.to_string());
+                return Err(format!(
+                    "column {name:?} is {ty} in the slice and {table} in the table: give the column of the plugin \
+                     another name, or rebuild the table"
+                ));
+            }
+            None => {
+                schema::check_added_name(name)?;
+                if !self.folded.insert(name.to_lowercase()) {
+                    return Err(format!("column {name:?} differs only in case from a column of the table"));
                 }
-                None => {
-                    schema::check_added_name(name)?;
-                    if !self.folded.insert(name.to_lowercase()) {
-                        return Err(format!("column {name:?} differs only in case from a column of the table"));
-                    }
-                    self.types.insert(name.clone(), Some(ty));
-                    self.added.push(AddedColumn { name: name.clone(), ty });
-                }
+                self.types.insert(name.to_owned(), Some(ty));
+                self.added.push(AddedColumn { name: name.to_owned(), ty });
             }
         }
         Ok(())

@@ -150,6 +150,7 @@ impl Maintainer {
         if written != expected {
             return Err(broken(format!("compaction read {written} rows of files that should have {expected}")));
         }
+        staging.check_age()?;
         put(table, &mut known, &commit, outcome_unknown).await?;
         staging.committed();
         done.extend(plan.done);

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::new_null_array;
 use arrow::datatypes::SchemaRef;
@@ -25,6 +25,7 @@ use crate::names::{FILE_PREFIX, FILE_SUFFIX};
 use crate::options::Compression;
 use crate::split::date_of;
 use crate::stats::{FileStats, STATS_COLUMNS};
+use crate::table::Seen;
 
 /// Most rows of a row group: the unit that a correction copies or rewrites.
 pub(crate) const ROW_GROUP_ROWS_MAX: usize = 64 * 1024;
@@ -68,18 +69,35 @@ pub(crate) struct Target {
     pub(crate) compression: Compression,
     pub(crate) file_bytes_max: u64,
     pub(crate) row_group_rows_max: usize,
-    /// Every path created since the last commit, for deletion if there is none.
-    pub(crate) created: Mutex<Vec<String>>,
+    /// Files that are in no commit.
+    pub(crate) created: Mutex<Uncommitted>,
+}
+
+/// Every path created since the last commit, for deletion if there is none.
+#[derive(Debug, Default)]
+pub(crate) struct Uncommitted {
+    paths: Vec<String>,
+    /// When the first of them was created.
+    since: Option<Seen>,
 }
 
 impl Target {
+    fn created(&self) -> MutexGuard<'_, Uncommitted> {
+        self.created.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn take_created(&self) -> Vec<String> {
-        std::mem::take(&mut *self.created.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.created()).paths
+    }
+
+    /// When the first file was created that is in no commit.
+    pub(crate) fn created_since(&self) -> Option<Seen> {
+        self.created().since
     }
 
     /// Forgets one path that was created: whoever takes it out deletes it.
     pub(crate) fn take_out(&self, path: &str) {
-        self.created.lock().unwrap_or_else(PoisonError::into_inner).retain(|created| created != path);
+        self.created().paths.retain(|created| created != path);
     }
 }
 
@@ -230,7 +248,11 @@ pub(crate) fn create(target: &Target, partition: u32, day: i32) -> Result<(Creat
     let name = uuid::Uuid::now_v7();
     let path = format!("{EVENT_DATE}={date}/{FILE_PREFIX}{partition}-{name}{FILE_SUFFIX}");
     // Known before it exists: a file that is created and not known would stay.
-    target.created.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+    {
+        let mut created = target.created();
+        created.paths.push(path.clone());
+        created.since.get_or_insert_with(Seen::now);
+    }
     let to = match &target.local {
         Some(root) => {
             let file = root.join(&path);

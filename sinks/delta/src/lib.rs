@@ -46,6 +46,9 @@
 //! of the table and row groups apart by offset; any other, so any on an object store, is decoded and written again as a
 //! whole.
 //!
+//! A rebuild, the correction of every record, is one such commit: [`DeltaRewriter`] holds back what it has made until nothing
+//! is left (its bounds are in the module `rebuild`).
+//!
 //! # Compaction
 //!
 //! A commit with the operation `OPTIMIZE` puts the rows of small neighbouring files of one date and log partition into
@@ -101,6 +104,7 @@
 //! | `delta::compact::before`, `::after`, `::lost` | as those of a commit, of a compaction | as those of a commit |
 //! | `delta::maintain::fail` | before a checkpoint | the checkpoint fails |
 
+mod affected;
 mod columns;
 mod compact;
 pub mod conflict;
@@ -119,6 +123,7 @@ mod options;
 mod place;
 mod put;
 pub mod reader;
+mod rebuild;
 mod rewriter;
 #[cfg(feature = "s3")]
 mod s3;

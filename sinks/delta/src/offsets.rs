@@ -48,6 +48,25 @@ impl Offsets {
     }
 }
 
+impl Offsets {
+    /// Appends offsets that are all greater than those that are in already; others are left out.
+    pub(crate) fn append(&mut self, later: Self) {
+        for range in later.0 {
+            match self.0.last_mut() {
+                Some(last) if range.start < last.end => {}
+                Some(last) if range.start == last.end => last.end = range.end,
+                _ => self.0.push(range),
+            }
+        }
+    }
+
+    /// Whether every offset of `bounds` is in.
+    fn has_all(&self, bounds: &RangeInclusive<u64>) -> bool {
+        let at = self.0.partition_point(|range| range.end <= *bounds.start());
+        self.0.get(at).is_some_and(|range| range.start <= *bounds.start() && *bounds.end() < range.end)
+    }
+}
+
 impl FromIterator<u64> for Offsets {
     /// Takes what ascends and leaves out the rest.
     fn from_iter<I: IntoIterator<Item = u64>>(offsets: I) -> Self {
@@ -68,6 +87,16 @@ impl Remade {
     pub(crate) fn has(&self, partition: i64, offset: i64) -> bool {
         let offsets = u32::try_from(partition).ok().and_then(|partition| self.0.get(&partition));
         offsets.zip(u64::try_from(offset).ok()).is_some_and(|(offsets, offset)| offsets.contains(offset))
+    }
+
+    /// Whether every record of a partition between these offsets, both included, was made again. Without bounds there is no
+    /// telling.
+    pub(crate) fn has_all_between(&self, partition: Option<u32>, offsets: Option<(i64, i64)>) -> bool {
+        let remade = partition.and_then(|partition| self.0.get(&partition));
+        remade.zip(offsets).is_some_and(|(remade, (low, high))| {
+            let bounds = u64::try_from(low).ok().zip(u64::try_from(high).ok());
+            bounds.is_some_and(|(low, high)| low <= high && remade.has_all(&(low..=high)))
+        })
     }
 
     /// Whether a file or row group with these statistics may hold rows that give way. Without statistics it may.
@@ -98,6 +127,15 @@ mod tests {
         assert!(remade.may_be_in(Some((0, i64::MAX)), Some((5, 5))) && remade.may_be_in(None, None));
         assert!(!remade.may_be_in(Some((3, 4)), None) && !remade.may_be_in(Some((4, 0)), None));
         assert!(set.may_be_in(None) && !Offsets::default().may_be_in(None));
+        assert!(remade.has_all_between(Some(2), Some((3, 5))) && remade.has_all_between(Some(2), Some((9, 9))));
+        for not_all in [(3, 6), (5, 9), (2, 3), (6, 6), (-1, 3), (5, 3)] {
+            assert!(!remade.has_all_between(Some(2), Some(not_all)), "{not_all:?}");
+        }
+        assert!(!remade.has_all_between(Some(2), None) && !remade.has_all_between(None, Some((3, 5))));
+        set.append([10, 11, 14].into_iter().collect());
+        assert_eq!(set.0, [3..6, 9..12, 14..15]);
+        set.append([13, 20].into_iter().collect());
+        assert_eq!(set.0, [3..6, 9..12, 14..15, 20..21]);
     }
 
     proptest! {

@@ -41,12 +41,14 @@ pub struct Options {
     /// Whether commits start a checkpoint in the background when one is due. Without it, call
     /// [`crate::Maintainer::run`] on a timer.
     pub background_maintenance: bool,
-    /// Age at which a data file that no log entry mentions counts as left behind by a crash. Must exceed the longest
-    /// time between staging and commit.
+    /// Age at which a data file that no log entry mentions counts as left behind by a crash. Rows that were staged half as
+    /// long ago are not committed, but staged again.
     pub orphan_age: Duration,
     /// Most records that a rewriter's loop should stage for one commit. The rewriter holds up to 16 bytes for each, and
     /// their rows are in files.
     pub rewrite_records_max: u64,
+    /// Most files that a rebuild holds back until all of it is there: one more, and it is committed in several pieces.
+    pub rebuild_files_max: usize,
     /// Whether [`crate::Maintainer::run`] compacts too.
     pub compaction: bool,
     /// Size that compaction brings files to, at most half of `file_bytes_max`. Only files smaller than half of it are
@@ -77,6 +79,7 @@ impl Default for Options {
             background_maintenance: true,
             orphan_age: Duration::from_secs(24 * 3600),
             rewrite_records_max: 1_000_000,
+            rebuild_files_max: 10_000,
             compaction: true,
             compact_bytes: 128 << 20,
             compact_files_min: 4,

@@ -18,24 +18,25 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use chrono::NaiveDate;
 use deltalake::kernel::Snapshot;
-use millrace_rows::schema::{EVENT_DATE, OFFSET, PARTITION};
-use millrace_rows::{Backlog, Job, Reason, Rewrite, Rewriter, StoreError};
-use parquet::arrow::ArrowSchemaConverter;
+use millrace_rows::schema::{AddedColumn, EVENT_DATE, OFFSET, PARTITION};
+use millrace_rows::{Backlog, HeldBack, Job, Reason, Rewrite, Rewriter, StoreError};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use crate::affected::{Kept, affected};
 use crate::columns::Columns;
 use crate::encode::StagedFile;
 use crate::entry::{Cause, Commit, Correction, PartitionCounts, Removed};
 use crate::error::{STORE, broken, fenced, unavailable};
-use crate::groups::{self, Group, Parts};
+use crate::groups;
 use crate::markers::{Marker, as_marker};
 use crate::merge::{self, Source};
 use crate::names::file_name;
 use crate::offsets::{Offsets, Remade};
 use crate::options::Options;
 use crate::put::{Known, put};
-use crate::reader::{DataFile, TableReader};
+use crate::reader::DataFile;
+use crate::rebuild::Parts;
 use crate::split::by_day;
 use crate::staging::Staging;
 use crate::table::{Seen, Table};
@@ -45,6 +46,8 @@ pub struct DeltaRewriter {
     table: Arc<Table>,
     staging: Staging,
     records_max: u64,
+    /// What a rebuild has made, for its commit.
+    parts: Parts,
     /// `None` until `load`, after any error, and after a call that was given up midway.
     position: Option<Position>,
     /// Whether an entry was put and the answer is not known: then staged files may be part of the table.
@@ -57,9 +60,10 @@ struct Position {
 }
 
 /// Ranges of one log partition, one after the other.
-struct Staged {
-    remade: Offsets,
-    counts: PartitionCounts,
+#[derive(Clone)]
+pub(crate) struct Staged {
+    pub(crate) remade: Offsets,
+    pub(crate) counts: PartitionCounts,
 }
 
 impl Position {
@@ -163,43 +167,16 @@ pub(crate) fn date_of(file: &DataFile) -> Result<NaiveDate, StoreError> {
     file.date.ok_or_else(|| broken(format!("the file {:?} has no {EVENT_DATE}", file.path)))
 }
 
-/// Files that go out of force, and what is left of them.
-#[derive(Default)]
-struct Affected {
-    files: Vec<DataFile>,
-    /// Those with rows that stay and how many rows these are, by date and log partition; `None` is for files of several
-    /// partitions.
-    kept: BTreeMap<(NaiveDate, Option<u32>), Kept>,
-}
-
 /// Row groups that new rows must fill to stay in files of their own beside what they were taken out of. A replay of a large
 /// file takes it away piece by piece, and would write each piece twice.
 const BESIDE_GROUPS_MIN: u64 = 4;
-
-/// What is left of files of one date and log partition.
-#[derive(Default)]
-struct Kept {
-    rows: u64,
-    /// Files of which row groups can be copied, and these.
-    spliceable: Vec<(Source, Vec<Group>)>,
-    /// Other files.
-    merged: Vec<Source>,
-}
-
-impl Kept {
-    /// Whether each file reaches out of `range` on one side at the most: then what is left of it lies beside the range.
-    fn is_beside(&self, range: &Range<u64>) -> bool {
-        let within = |offset: i64| u64::try_from(offset).is_ok_and(|offset| range.contains(&offset));
-        let beside = |source: &Source| source.file.offsets.is_some_and(|(low, high)| within(low) || within(high));
-        self.spliceable.iter().map(|(source, _)| source).chain(&self.merged).all(beside)
-    }
-}
 
 impl DeltaRewriter {
     pub(crate) fn new(table: Arc<Table>, options: &Options) -> Self {
         Self {
             staging: Staging::of(&table, options),
             records_max: options.rewrite_records_max,
+            parts: Parts::new(options),
             table,
             position: None,
             outcome_unknown: false,
@@ -218,6 +195,10 @@ impl DeltaRewriter {
     async fn forget(&mut self) {
         self.position = None;
         let keep_files = std::mem::take(&mut self.outcome_unknown);
+        if keep_files {
+            // What was held back may be part of the table.
+            self.parts.clear();
+        }
         self.staging.forget(keep_files).await;
     }
 
@@ -288,8 +269,67 @@ impl DeltaRewriter {
         reason: &Reason,
     ) -> Result<Backlog, StoreError> {
         let mut position = self.take_position()?;
-        let markers = position.markers(revision, left)?;
         let staged = std::mem::take(&mut position.staged);
+        let files = self.staging.finish().await?;
+        self.publish(position, revision, left, reason, (staged, files), false).await
+    }
+
+    async fn try_commit_rebuild(
+        &mut self,
+        revision: u64,
+        made: &BTreeMap<u32, Range<u64>>,
+        left: &BTreeMap<u32, u64>,
+        reason: &Reason,
+    ) -> Result<Backlog, StoreError> {
+        let mut position = self.take_position()?;
+        let applied = position.known.state.applied;
+        let (staged, files) = (std::mem::take(&mut position.staged), self.staging.finish().await?);
+        let since = self.staging.since();
+        // They outlive what is forgotten after an error.
+        self.staging.committed();
+        self.parts.add(applied, made, staged, files, position.known.columns.added(), since);
+        if !left.is_empty() && self.parts.may_wait() {
+            let backlog = position.backlog();
+            self.position = Some(position);
+            return Ok(backlog);
+        }
+        let (staged, files, added) = self.parts.to_commit(applied)?;
+        for AddedColumn { name, ty } in &added {
+            position.known.columns.admit_column(name, *ty).map_err(broken)?;
+        }
+        self.publish(position, revision, left, reason, (staged, files), true).await
+    }
+
+    /// Deletes what a rebuild has made, but for what stands.
+    async fn keep_parts(&mut self, applied: u64, stands: impl Fn(&HeldBack) -> bool) {
+        let gone = self.parts.keep(applied, stands);
+        self.staging.discard(&gone).await;
+    }
+
+    /// After an error of staging or committing: nothing is staged, and the table must be loaded again.
+    async fn settle<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result {
+            let disk = self.table.local.is_some() && matches!(error, StoreError::Unavailable { .. });
+            self.forget().await;
+            if disk {
+                // It may be full, and live rows go first.
+                self.keep_parts(0, |_| false).await;
+            }
+        }
+        result
+    }
+
+    /// Commits rows in the place of those that the table has of the same records; `rebuilt`: they are all the parts.
+    async fn publish(
+        &mut self,
+        mut position: Position,
+        revision: u64,
+        left: &BTreeMap<u32, u64>,
+        reason: &Reason,
+        (staged, files): (BTreeMap<u32, Staged>, Vec<StagedFile>),
+        rebuilt: bool,
+    ) -> Result<Backlog, StoreError> {
+        let markers = position.markers(revision, left)?;
         let counts = staged.iter().map(|(partition, staged)| (*partition, staged.counts.clone())).collect();
         let remade = staged.into_iter().map(|(partition, staged)| (partition, staged.remade));
         let remade = Arc::new(Remade(remade.filter(|(_, offsets)| !offsets.is_empty()).collect()));
@@ -303,7 +343,7 @@ impl DeltaRewriter {
                 copied_row_groups: 0,
             }),
             partitions: counts,
-            files: self.staging.finish().await?,
+            files,
             removes: BTreeMap::new(),
             markers,
         };
@@ -311,30 +351,37 @@ impl DeltaRewriter {
         let table = self.table.clone();
         // Not held while rows were made and staged: compaction has its turns in between.
         let _turn = table.replacing.lock().await;
+        let mut merged = Vec::new();
         if !remade.0.is_empty() {
-            self.replace(&mut position.known, &mut commit, &remade).await?;
+            merged = self.replace(&mut position.known, &mut commit, &remade).await?;
         }
+        self.staging.check_age()?;
         put(&table, &mut position.known, &commit, &mut self.outcome_unknown).await?;
         self.staging.committed();
+        if rebuilt {
+            self.parts.clear();
+        }
+        self.staging.discard(&merged).await;
         let backlog = position.backlog();
         self.position = Some(position);
         Ok(backlog)
     }
 
-    /// Looks at the table as it is now, and adds to the commit what its files give way to.
+    /// Looks at the table as it is now, and adds to the commit what its files give way to. Returns the staged files that were
+    /// merged into others, and go into no commit.
     async fn replace(
         &mut self,
         known: &mut Known,
         commit: &mut Commit,
         remade: &Arc<Remade>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<StagedFile>, StoreError> {
         let seen = Seen::now();
         let snapshot = self.table.snapshot().await?;
         known.renew(self.table.view_of(&snapshot, seen).await?, |marker| commit.relies_on(marker))?;
         let schema = file_schema(&snapshot, &known.columns);
         let affected = affected(&self.table, &snapshot, remade, &schema).await?;
         commit.removes = removes_of(&self.table, &snapshot, &affected.files).await?;
-        let mut copied = 0;
+        let (mut copied, mut merged) = (0, Vec::new());
         for ((date, partition), kept) in affected.kept {
             // The new rows of the same date and log partition go into the same files: a small correction adds none.
             let here = |file: &mut StagedFile| {
@@ -360,13 +407,13 @@ impl DeltaRewriter {
             if found != expected {
                 return Err(broken(format!("{date}: {found} rows were written again of {expected}")));
             }
-            self.staging.discard(&new).await;
+            merged.append(&mut new);
             commit.files.extend(written);
         }
         if let Cause::Correct(correction) = &mut commit.cause {
             correction.copied_row_groups = copied;
         }
-        Ok(())
+        Ok(merged)
     }
 }
 
@@ -377,10 +424,10 @@ async fn part(
     kept: Kept,
     new: &[StagedFile],
     group_rows_max: u64,
-) -> Result<Parts, StoreError> {
+) -> Result<groups::Parts, StoreError> {
     let Kept { spliceable, merged, .. } = kept;
     // Of several log partitions: such files are merged as a whole.
-    let Some(partition) = partition else { return Ok(Parts { spliced: Vec::new(), merged }) };
+    let Some(partition) = partition else { return Ok(groups::Parts { spliced: Vec::new(), merged }) };
     let new: Vec<Source> = new.iter().map(|file| Source::whole(DataFile::staged(file))).collect();
     let (table, runtime) = (table.clone(), Handle::current());
     let part = move || groups::part(&table, &runtime, (partition, date), spliceable, merged, new, group_rows_max);
@@ -389,48 +436,6 @@ async fn part(
 
 fn rows_of(files: &[StagedFile]) -> u64 {
     files.iter().map(|file| file.rows).sum()
-}
-
-/// Looks through a snapshot for the files that hold rows of `remade`, and counts in each what stays.
-async fn affected(
-    table: &Arc<Table>,
-    snapshot: &Snapshot,
-    remade: &Arc<Remade>,
-    schema: &SchemaRef,
-) -> Result<Affected, StoreError> {
-    let written = ArrowSchemaConverter::new().convert(schema);
-    let written = written.map_err(|error| broken(format!("the table's columns: {error}")))?;
-    let mut files = Vec::new();
-    let reader = TableReader::of(table.clone());
-    reader
-        .each_file(snapshot, |file| {
-            if remade.may_be_in(file.partitions, file.offsets) {
-                files.push(file);
-            }
-        })
-        .await?;
-    let (table, runtime, remade) = (table.clone(), Handle::current(), remade.clone());
-    let count = move || {
-        let mut affected = Affected::default();
-        for file in files {
-            let counted = merge::count(&table, &runtime, &file, &remade, &written)?;
-            if counted.gone == 0 {
-                continue;
-            }
-            if counted.kept > 0 {
-                let source = Source::without(file.clone(), remade.clone());
-                let kept = affected.kept.entry((date_of(&file)?, file.partition())).or_default();
-                kept.rows += counted.kept;
-                match counted.groups {
-                    Some(groups) => kept.spliceable.push((source, groups)),
-                    None => kept.merged.push(source),
-                }
-            }
-            affected.files.push(file);
-        }
-        Ok(affected)
-    };
-    tokio::task::spawn_blocking(count).await.map_err(|error| unavailable(format!("reading files: {error}")))?
 }
 
 fn staged_is_complete() {
@@ -456,19 +461,15 @@ impl Rewriter for DeltaRewriter {
     }
 
     async fn note(&mut self, job: &Job) -> Result<Backlog, StoreError> {
+        // All of it is asked for again.
+        self.keep_parts(0, |_| false).await;
         let noted = self.try_note(job).await;
-        if noted.is_err() {
-            self.forget().await;
-        }
-        noted
+        self.settle(noted).await
     }
 
     async fn stage(&mut self, rewrite: Rewrite) -> Result<(), StoreError> {
         let staged = self.try_stage(rewrite).await;
-        if staged.is_err() {
-            self.forget().await;
-        }
-        staged
+        self.settle(staged).await
     }
 
     async fn commit(
@@ -478,9 +479,25 @@ impl Rewriter for DeltaRewriter {
         reason: &Reason,
     ) -> Result<Backlog, StoreError> {
         let committed = self.try_commit(revision, left, reason).await;
-        if committed.is_err() {
-            self.forget().await;
-        }
-        committed
+        self.settle(committed).await
+    }
+
+    async fn commit_rebuild(
+        &mut self,
+        revision: u64,
+        made: &BTreeMap<u32, Range<u64>>,
+        left: &BTreeMap<u32, u64>,
+        reason: &Reason,
+    ) -> Result<Backlog, StoreError> {
+        let committed = self.try_commit_rebuild(revision, made, left, reason).await;
+        self.settle(committed).await
+    }
+
+    fn held_back(&self) -> Vec<HeldBack> {
+        self.parts.held_back()
+    }
+
+    async fn keep_held_back(&mut self, applied: u64, stands: &(dyn for<'a> Fn(&'a HeldBack) -> bool + Send + Sync)) {
+        self.keep_parts(applied, stands).await;
     }
 }

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
@@ -22,11 +23,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::encode::{EncodeError, Encoded, FileWriter, StagedFile, Target, encode};
-use crate::error::without_answers;
+use crate::error::{fenced, without_answers};
 use crate::local::sync_directory;
 use crate::options::Options;
 use crate::splice::{self, Splice};
-use crate::table::Table;
+use crate::table::{Seen, Table};
 
 /// Log partition and day.
 type Key = (u32, i32);
@@ -40,6 +41,7 @@ struct Limits {
     open_files: usize,
     buffer_bytes: usize,
     write_bytes: usize,
+    orphan_age: Duration,
 }
 
 #[derive(Default)]
@@ -114,6 +116,7 @@ impl Staging {
                 open_files: options.open_files_max.max(1),
                 buffer_bytes: options.buffer_bytes_max,
                 write_bytes: options.write_bytes_min,
+                orphan_age: options.orphan_age,
             },
             encoders: Arc::new(Semaphore::new(options.encoders.max(1))),
             slots: BTreeMap::new(),
@@ -178,6 +181,24 @@ impl Staging {
             sync_directories(root, &files).await?;
         }
         Ok(files)
+    }
+
+    /// When the first file was created that is in no commit.
+    pub(crate) fn since(&self) -> Option<Seen> {
+        self.target.created_since()
+    }
+
+    /// Whether what is staged may be committed.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when files are so old that they may be removed as orphans before they are in the log, or were:
+    /// whoever staged them waited for something, a paused chain for one.
+    pub(crate) fn check_age(&self) -> Result<(), StoreError> {
+        let age = self.since().map(|since| since.age(&Seen::now()));
+        if age.is_some_and(|age| age >= self.limits.orphan_age / 2) {
+            return Err(fenced("rows were staged too long ago: their files count as left behind soon"));
+        }
+        Ok(())
     }
 
     /// Forgets everything staged. Files that were written are deleted, unless `keep_files`: then they may be part of a

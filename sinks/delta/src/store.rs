@@ -254,6 +254,7 @@ impl DeltaStore {
     }
 
     async fn put(&mut self, position: &mut Position, commit: &Commit) -> Result<(), StoreError> {
+        self.staging.check_age()?;
         put(&self.table, &mut position.known, commit, &mut self.outcome_unknown).await?;
         position.staged.clear();
         position.staged_bytes = 0;

@@ -127,6 +127,11 @@ impl Keys {
         self.lineage.pack(&(partition, firsts.start))..self.lineage.pack(&(partition, firsts.end))
     }
 
+    /// The lineages of all partitions.
+    pub fn lineages_range(&self) -> Range<Vec<u8>> {
+        range(&self.lineage)
+    }
+
     /// The cursor of one partition.
     pub fn cursor(&self, partition: u32) -> Bytes {
         self.cursors.pack(&(partition,)).into()

@@ -48,6 +48,9 @@
 //! use all of the keyspace's 1 MB; if its lineage leaves no room for that, it first gets one of its own, by a transaction
 //! that changes no row. A record that still finds no room stops the rewriter with its place.
 //!
+//! A rebuild ends with a look at everything that is there (the module `sweep`): rows that no lineage names go, and dead letters of
+//! records that have rows or that the store has not come to.
+//!
 //! # Recovery
 //! There is none to do: a keyspace batch is there whole or not at all. After any error the store forgets what was staged;
 //! `load` reads the cursors, which tell how far the commit came.
@@ -75,6 +78,7 @@ mod sound;
 mod state;
 mod store;
 mod swap;
+mod sweep;
 mod transaction;
 pub mod value;
 

@@ -1,6 +1,7 @@
 //! The writer of a store's jobs.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use crate::remade::remade;
 use crate::scan::Scan;
 use crate::state::Seen;
 use crate::store::{NAME, broken, fenced, not_loaded, read_error, write_error};
+use crate::sweep::{Swept, sweep};
 use crate::transaction::{Open, Staged, UnderWay, fill};
 
 /// Most records that the loop should stage for one commit, over all partitions: what is made again once more where a job goes
@@ -117,7 +119,13 @@ impl HistoryRewriter {
         Ok(())
     }
 
-    async fn try_commit(&mut self, revision: u64, left: &BTreeMap<u32, u64>) -> Result<Backlog, StoreError> {
+    /// Commits what is staged; with `swept`, and nothing left, what no record accounts for is taken away before the job is done.
+    async fn try_commit(
+        &mut self,
+        revision: u64,
+        left: &BTreeMap<u32, u64>,
+        swept: bool,
+    ) -> Result<Backlog, StoreError> {
         // Taken until the end: if this future is dropped half way, the state must be loaded before anything else.
         let mut seen = self.seen.take().ok_or_else(not_loaded)?;
         let (mut work, mut under_way) = (std::mem::take(&mut self.staged), std::mem::take(&mut self.under_way));
@@ -133,7 +141,7 @@ impl HistoryRewriter {
             Some(bytes) => Write::Put(job_key.clone(), bytes.clone()),
             None => Write::Delete(job_key.clone()),
         };
-        let last = loop {
+        let mut last = loop {
             let mut open = Open::new(self.limits, &compares, Some(&move_job));
             if work.iter().any(|staged| !staged.records.is_empty()) {
                 self.fill(&mut work, &mut open, true).await?;
@@ -151,6 +159,18 @@ impl HistoryRewriter {
             }
         };
         under_way.all().await?;
+        if swept && moved.is_none() {
+            if !last.writes.is_empty() {
+                let batch = std::mem::replace(&mut last, Batch { compares: compares.clone(), writes: Vec::new() });
+                under_way.commit(&self.keyspace, batch).await?;
+                under_way.all().await?;
+            }
+            let ends = seen.state.cursors.iter().map(|(partition, (cursor, _))| (*partition, cursor.next)).collect();
+            let Swept { rows, dead_letters } = sweep(&self.keyspace, &self.keys, &ends, &compares).await?;
+            if rows + dead_letters > 0 {
+                tracing::warn!(rows, dead_letters, "a rebuild took away what no record accounts for");
+            }
+        }
         // Only now: what moves the job says that all of it is done.
         let last = Batch { writes: last.writes.into_iter().chain([move_job]).collect(), ..last };
         under_way.commit(&self.keyspace, last).await?;
@@ -311,7 +331,19 @@ impl Rewriter for HistoryRewriter {
         left: &BTreeMap<u32, u64>,
         _reason: &Reason,
     ) -> Result<Backlog, StoreError> {
-        let result = self.try_commit(revision, left).await;
+        let result = self.try_commit(revision, left, false).await;
+        self.settle(result)
+    }
+
+    /// Holds nothing back: a record's rows are swapped in one transaction, and no device's page is ever without one.
+    async fn commit_rebuild(
+        &mut self,
+        revision: u64,
+        _made: &BTreeMap<u32, Range<u64>>,
+        left: &BTreeMap<u32, u64>,
+        _reason: &Reason,
+    ) -> Result<Backlog, StoreError> {
+        let result = self.try_commit(revision, left, true).await;
         self.settle(result)
     }
 }

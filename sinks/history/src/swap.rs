@@ -80,7 +80,7 @@ pub(crate) fn isolate(
     batch
 }
 
-fn compare(stored: &StoredLineage) -> Compare {
+pub(crate) fn compare(stored: &StoredLineage) -> Compare {
     Compare { key: stored.key.clone(), expected: Some(stored.stands.clone()) }
 }
 

@@ -21,7 +21,7 @@ pub mod store;
 pub mod varint;
 
 pub use position::{Cursor, LogId, Mark};
-pub use rewrite::{Backlog, Reason, Rewrite, Rewriter};
+pub use rewrite::{Backlog, HeldBack, Reason, Rewrite, Rewriter};
 pub use schema::ColumnType;
 pub use slice::{DeadLetter, Slice};
 pub use store::{Job, Store, StoreError, StoreState};

@@ -86,10 +86,38 @@ pub struct Reason {
     pub reason: String,
 }
 
+/// Records of one log partition that were made again for a rebuild, and that no reader sees yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// The log partition.
+    pub partition: u32,
+    /// The offsets that were looked at.
+    pub offsets: Range<u64>,
+    /// The rows are those of this revision's timeline.
+    pub applied: u64,
+}
+
+impl HeldBack {
+    /// What a rebuild's job covers beside what is held back: a job is worked off from its end.
+    #[must_use]
+    pub fn left_of(job: &Job, held_back: &[Self]) -> Job {
+        let mut left = job.clone();
+        for (partition, below) in &mut left.below {
+            let here = |held: &&Self| held.partition == *partition && !held.offsets.is_empty();
+            while let Some(held) = held_back.iter().filter(here).find(|held| held.offsets.end == *below) {
+                *below = held.offsets.start;
+            }
+        }
+        left
+    }
+}
+
 /// The writer of a store's jobs, driven by one loop.
 ///
 /// The loop calls `load`, then for a job from its end: `stage` and `flush` for ranges one after the other, ascending within
 /// what one commit takes, and `commit`. After any error what was staged is forgotten, and the loop starts again with `load`.
+/// A rebuild, the job that covers every record, is committed by `commit_rebuild`: a store may hold back what was made for it,
+/// over errors and over the commits of other jobs, until all of it can be seen at once.
 #[async_trait]
 pub trait Rewriter: Send {
     /// Name of the store, as [`crate::Store::name`].
@@ -134,6 +162,31 @@ pub trait Rewriter: Send {
         left: &BTreeMap<u32, u64>,
         reason: &Reason,
     ) -> Result<Backlog, StoreError>;
+
+    /// As `commit`, for a rebuild. `made` is what is staged, by partition; it may be held back as long as something is `left`.
+    /// Then the job in the backlog is as it was, and [`held_back`](Self::held_back) tells of it. With nothing left everything
+    /// is committed that is staged or held back.
+    async fn commit_rebuild(
+        &mut self,
+        revision: u64,
+        made: &BTreeMap<u32, Range<u64>>,
+        left: &BTreeMap<u32, u64>,
+        reason: &Reason,
+    ) -> Result<Backlog, StoreError> {
+        let _ = made;
+        self.commit(revision, left, reason).await
+    }
+
+    /// What is held back for the commit of a rebuild.
+    fn held_back(&self) -> Vec<HeldBack> {
+        Vec::new()
+    }
+
+    /// Keeps of what is held back what `stands` under `applied`, the highest revision that the store has taken in: no revision
+    /// after that under which it was made covers any of it. Forgets the rest.
+    async fn keep_held_back(&mut self, applied: u64, stands: &(dyn for<'a> Fn(&'a HeldBack) -> bool + Send + Sync)) {
+        let _ = (applied, stands);
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +210,16 @@ mod tests {
             dead: vec![dead(13), dead(19)],
             dropped: 2,
         }
+    }
+
+    #[test]
+    fn a_rebuild_goes_on_before_what_is_held_back() {
+        let held = |partition, offsets| HeldBack { partition, offsets, applied: 1 };
+        let job = Job { revision: 1, below: [(0, 95), (1, 40), (2, 7)].into() };
+        let held = [held(0, 90..95), held(1, 30..40), held(1, 0..30), held(0, 80..90), held(0, 60..70), held(2, 7..7)];
+        // A part of partition 0 in between was forgotten.
+        assert_eq!(HeldBack::left_of(&job, &held).below, [(0, 80), (1, 0), (2, 7)].into());
+        assert_eq!(HeldBack::left_of(&job, &[]), job);
     }
 
     #[test]
