@@ -263,14 +263,16 @@ impl Materializer {
             });
         }
         while state.applied < timeline.head() {
-            let next = state.applied + 1;
+            // A group as one: what it leaves is made again once, and seen at once.
+            let first = state.applied + 1;
+            let last = timeline.taken_in_with(first);
             let cursors: BTreeMap<u32, u64> = state.cursors.iter().map(|(p, cursor)| (*p, cursor.next)).collect();
-            let job = timeline.job(next, &cursors);
+            let job = timeline.job(first, &cursors);
             if let Some(job) = &job {
                 self.progress.expect_job(store.name(), job_progress(timeline, job));
             }
-            state = store.take_in(next, job).await?;
-            tracing::info!(store = store.name(), revision = next, "took in a revision");
+            state = store.take_in(last, job).await?;
+            tracing::info!(store = store.name(), first, revision = last, "took in a revision");
         }
         Ok(state)
     }

@@ -411,21 +411,26 @@ fn failed(revision: u64, store: &'static str, error: SliceError) -> Failed {
 
 /// The next portion of a job: at most `records` offsets, from the job's end. `starts` is where the log begins.
 ///
-/// Partitions are cut at multiples of `records`: where the stores took a revision in at different offsets they make the same
-/// from the first cut on.
+/// What fits is one portion. Else partitions are cut at multiples of `records`: where the stores took a revision in at different
+/// offsets they make the same from the first cut on.
 fn cut(timeline: &Timeline, job: &Job, starts: &BTreeMap<u32, u64>, records: u64) -> Portion {
     let mut portion = Portion { ranges: BTreeMap::new(), left: BTreeMap::new(), frozen: 0 };
     let records = records.max(1);
-    let mut room = records;
-    for (partition, below) in &job.below {
-        let Some(range) = timeline.job_range(job, *partition) else { continue };
+    let ranges = job.below.iter().filter_map(|(partition, below)| {
+        let range = timeline.job_range(job, *partition)?;
         let log_start = starts.get(partition).copied().unwrap_or(0);
-        let start = range.start.max(log_start);
+        Some((partition, below, range.start.max(log_start), range))
+    });
+    let ranges: Vec<_> = ranges.collect();
+    let whole: u64 = ranges.iter().map(|(_, _, start, range)| range.end.saturating_sub(*start)).sum();
+    let mut room = records;
+    for (partition, below, start, range) in ranges {
         if start >= range.end {
             portion.frozen += range.end - range.start;
             continue;
         }
-        let taken = start.max((range.end - 1) / records * records);
+        let cut = if whole <= records { start } else { (range.end - 1) / records * records };
+        let taken = start.max(cut);
         if range.end - taken > room {
             portion.left.insert(*partition, *below);
             continue;
@@ -491,6 +496,11 @@ mod tests {
                 let size: u64 = portion.ranges.values().map(|range| range.end - range.start).sum();
                 prop_assert!(size <= records);
                 prop_assert!(portion.left != job.below, "it comes to an end");
+                let fits = job.below.keys().filter_map(|partition| {
+                    let range = timeline.job_range(&job, *partition)?;
+                    Some(range.end.saturating_sub(range.start.max(starts.get(partition).copied().unwrap_or(0))))
+                });
+                prop_assert!(fits.sum::<u64>() > records || portion.left.is_empty(), "what fits is one portion");
                 for (partition, range) in portion.ranges {
                     made.entry(partition).or_default().extend(range);
                 }

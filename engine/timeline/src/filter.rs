@@ -55,6 +55,14 @@ impl Filter {
         Some(both)
     }
 
+    /// Whether every record that matches `other` matches this: by what the filters say, not by what there is.
+    pub fn covers(&self, other: &Self) -> bool {
+        let lets_through = |(column, values): (&String, &BTreeSet<String>)| {
+            other.columns.get(column).is_some_and(|narrower| narrower.is_subset(values))
+        };
+        self.columns.iter().all(lets_through)
+    }
+
     /// What is wrong with it, if anything is.
     pub fn problem(&self) -> Option<String> {
         if self.columns.len() > FILTER_COLUMNS_MAX {
@@ -87,6 +95,9 @@ mod tests {
             let get = |column: &str| row.get(column).map(String::as_str);
             let both = one.and(&two).is_some_and(|both| both.matches(get));
             prop_assert_eq!(both, one.matches(get) && two.matches(get));
+            prop_assert!(!one.covers(&two) || !two.matches(get) || one.matches(get));
+            prop_assert!(one.covers(&one) && Filter::default().covers(&one));
+            prop_assert!(one.and(&two).is_none_or(|both| one.covers(&both) && two.covers(&both)));
         }
     }
 

@@ -261,9 +261,33 @@ impl Timeline {
         segments
     }
 
-    /// Where a job's work in one partition ends and begins: the revision's range below what is left of it.
+    /// The last of the revisions that a store takes in together with `first`: those of a group come into force at once.
+    pub fn taken_in_with(&self, first: u64) -> u64 {
+        self.together(first).last().map_or(first, |revision| revision.id)
+    }
+
+    /// `first` and the later revisions of its group.
+    fn together(&self, first: u64) -> impl Iterator<Item = &Revision> {
+        let group = self.get(first).and_then(|revision| revision.group);
+        let from = usize::try_from(first.saturating_sub(1)).unwrap_or(usize::MAX).min(self.revisions.len());
+        let of_it = move |revision: &&Revision| revision.id == first || (group.is_some() && revision.group == group);
+        self.revisions[from..].iter().take_while(of_it)
+    }
+
+    /// What `first` and the later revisions of its group cover in one partition, from the least offset to the greatest. An open
+    /// end is `None`.
+    fn covered_together(&self, first: u64, partition: u32) -> Option<OffsetRange> {
+        let ranges = self.together(first).filter_map(|revision| revision.ranges.of(partition));
+        ranges.reduce(|one, two| OffsetRange {
+            start: one.start.min(two.start),
+            end: one.end.zip(two.end).map(|(one, two)| one.max(two)),
+        })
+    }
+
+    /// Where a job's work in one partition begins and ends: what its revision and the later ones of its group cover, below
+    /// what is left of it.
     pub fn job_range(&self, job: &Job, partition: u32) -> Option<Range<u64>> {
-        let range = self.get(job.revision)?.ranges.of(partition)?;
+        let range = self.covered_together(job.revision, partition)?;
         let below = *job.below.get(&partition)?;
         let end = range.end.map_or(below, |end| end.min(below));
         (range.start < end).then_some(range.start..end)
@@ -293,14 +317,17 @@ impl Timeline {
         later.filter_map(|revision| revision.ranges.of(partition)).map(|range| range.start).min().unwrap_or(u64::MAX)
     }
 
-    /// What taking in `revision` leaves to do for a store whose cursors are `cursors`: the part of its ranges that is
-    /// already written. `None` when that is nothing.
+    /// What taking in `revision`, with the later ones of its group, leaves to do for a store whose cursors are `cursors`: the
+    /// part of their ranges that is already written. `None` when that is nothing.
     pub fn job(&self, revision: u64, cursors: &BTreeMap<u32, u64>) -> Option<Job> {
-        // Nothing was written before revision 1.
-        let ranges = &self.get(revision).filter(|revision| revision.id > 1)?.ranges;
+        if revision <= 1 {
+            // Nothing was written before revision 1.
+            return None;
+        }
+        let covered = |partition| self.covered_together(revision, partition);
         let below: BTreeMap<u32, u64> = cursors
             .iter()
-            .filter(|(partition, next)| ranges.of(**partition).is_some_and(|range| range.start < **next))
+            .filter(|(partition, next)| covered(**partition).is_some_and(|range| range.start < **next))
             .map(|(partition, next)| (*partition, *next))
             .collect();
         (!below.is_empty()).then_some(Job { revision, below })
@@ -416,6 +443,7 @@ mod tests {
         fn job_and_live_loop_share_a_revision_without_overlap(
             timeline in any_timeline(), cursors in proptest::collection::btree_map(0..4u32, 0..80u64, 0..4),
         ) {
+            // None of them is of a group.
             for id in 2..=timeline.head() {
                 let ranges = &timeline.get(id).unwrap().ranges;
                 let job = timeline.job(id, &cursors);
@@ -426,6 +454,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_group_is_taken_in_at_once_and_leaves_one_job() {
+        let ranges = |partition, start, end| Ranges {
+            partitions: BTreeMap::from([(partition, OffsetRange { start, end })]),
+            later_partitions: false,
+        };
+        let mut revisions = vec![revision(1, Ranges::everything())];
+        let pieces = [ranges(0, 10, Some(20)), ranges(0, 30, Some(40)), ranges(1, 5, None), ranges(0, 0, Some(90))];
+        revisions.extend(
+            (2..)
+                .zip(pieces)
+                .map(|(id, ranges)| Revision { group: Some(if id < 5 { 2 } else { 5 }), ..revision(id, ranges) }),
+        );
+        let timeline = Timeline::new(revisions).unwrap();
+        let with: Vec<u64> = (0..7).map(|first| timeline.taken_in_with(first)).collect();
+        assert_eq!(with, [0, 1, 4, 4, 4, 5, 6]);
+        let cursors = BTreeMap::from([(0, 35), (1, 7), (2, 9)]);
+        let job = timeline.job(2, &cursors).unwrap();
+        assert_eq!(job, Job { revision: 2, below: BTreeMap::from([(0, 35), (1, 7)]) });
+        let range = |partition| timeline.job_range(&job, partition);
+        assert_eq!((range(0), range(1), range(2)), (Some(10..35), Some(5..7), None));
+        // A store that an earlier version has brought into the middle of a group.
+        assert_eq!(timeline.job(3, &cursors).unwrap().below, BTreeMap::from([(0, 35), (1, 7)]));
+        assert_eq!(timeline.job(3, &BTreeMap::from([(0, 30)])), None);
+        assert_eq!(timeline.job(4, &cursors).unwrap().below, BTreeMap::from([(1, 7)]));
     }
 
     #[test]

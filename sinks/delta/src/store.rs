@@ -226,17 +226,19 @@ impl DeltaStore {
         if !position.staged.is_empty() {
             return Err(broken("a revision is taken in while rows are staged"));
         }
-        if revision != position.known.state.applied + 1 {
-            return Err(fenced(format!("revision {revision} does not follow on {}", position.known.state.applied)));
+        let applied = position.known.state.applied;
+        if revision <= applied || job.as_ref().is_some_and(|job| job.revision <= applied || job.revision > revision) {
+            return Err(fenced(format!("revision {revision} can't be taken in: {applied} is applied")));
         }
         let mut markers = vec![(Marker::Applied, as_marker(revision).map_err(broken)?)];
+        let first = job.as_ref().map_or(revision, |job| job.revision);
         for (partition, below) in job.iter().flat_map(|job| &job.below) {
             let next = position.known.state.cursors.get(partition).map_or(0, |cursor| cursor.next);
             if next != *below {
                 let detail = format!("partition {partition}: the job ends at {below}, the table stands at {next}");
                 return Err(fenced(detail));
             }
-            markers.push((Marker::Job(revision, *partition), as_marker(*below).map_err(broken)?));
+            markers.push((Marker::Job(first, *partition), as_marker(*below).map_err(broken)?));
         }
         let commit = Commit {
             id: Uuid::now_v7().to_string(),

@@ -105,8 +105,9 @@ async fn a_revision_is_taken_in_with_its_job_and_only_in_turn() {
     assert_eq!(store.take_in(2, Some(job.clone())).await.unwrap().applied, 2);
     store.load().await.unwrap();
     assert_eq!(store.jobs().await.unwrap(), [job]);
-    for (revision, below) in [(2, 10), (4, 10), (3, 9)] {
-        let out_of_turn = store.take_in(revision, Some(Job { revision, below: [(3, below)].into() })).await;
+    for (revision, first, below) in [(2, 2, 10), (3, 2, 10), (3, 4, 10), (3, 3, 9)] {
+        let job = Job { revision: first, below: [(3, below)].into() };
+        let out_of_turn = store.take_in(revision, Some(job)).await;
         assert!(matches!(out_of_turn, Err(StoreError::Fenced { .. })), "{out_of_turn:?}");
         assert_eq!(store.load().await.unwrap().applied, 2);
     }

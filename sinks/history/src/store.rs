@@ -138,11 +138,9 @@ impl HistoryStore {
         if !self.staged.is_empty() {
             return Err(fenced(format!("revision {revision} can't be taken in while slices are staged")));
         }
-        if revision != seen.applied.revision + 1 {
-            return Err(fenced(format!(
-                "revision {revision} does not follow {}, which the store has applied",
-                seen.applied.revision
-            )));
+        let applied = seen.applied.revision;
+        if revision <= applied || job.as_ref().is_some_and(|job| job.revision <= applied || job.revision > revision) {
+            return Err(fenced(format!("revision {revision} can't be taken in: the store has applied {applied}")));
         }
         let mut batch = Batch { compares: vec![seen.compare_applied(&self.keys)], writes: Vec::new() };
         // The job speaks of every partition's cursor: each must be where it was when the job was made.
@@ -156,7 +154,7 @@ impl HistoryStore {
                 )));
             }
             let value = encode_job(job).map_err(|error| broken(format!("the job of revision {revision}: {error}")))?;
-            batch.writes.push(Write::Put(self.keys.job(revision), value));
+            batch.writes.push(Write::Put(self.keys.job(job.revision), value));
         }
         let applied = Applied { revision, ..seen.applied };
         batch.writes.push(Write::Put(self.keys.applied(), applied.encode()));

@@ -22,10 +22,11 @@ pub struct StoreState {
 }
 
 /// The part of a revision that lies before the cursors at the commit that took it in: rows already written, to be made
-/// again. It covers, per partition, the revision's ranges below the given offset.
+/// again. It covers, per partition, the ranges below the given offset of the revision and of the later ones of its group,
+/// which are taken in with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// The revision to re-materialize.
+    /// The revision to re-materialize: the first of those that were taken in together.
     pub revision: u64,
     /// Per partition, the cursor at the commit that took the revision in.
     pub below: BTreeMap<u32, u64>,
@@ -90,7 +91,10 @@ pub trait Store: Send {
     /// the cursors; after an error in the middle `load` tells how far it came.
     async fn commit(&mut self) -> Result<StoreState, StoreError>;
 
-    /// Takes in revision `revision`, the next after `applied`, in one commit: `applied = revision` and, where `job`
-    /// covers anything, a durable note of the work that it leaves. Nothing may be staged.
+    /// Takes in the revisions behind `applied` up to `revision` in one commit: `applied = revision` and, where `job`
+    /// covers anything, a durable note of the work that they leave. Nothing may be staged.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when `revision` is taken in already, or the job does not end at the cursors.
     async fn take_in(&mut self, revision: u64, job: Option<Job>) -> Result<StoreState, StoreError>;
 }

@@ -3,6 +3,11 @@
 //! An edit applies to whatever chain is in force: a range that was corrected before has several, and each is edited by
 //! itself. So one correction is a *group* of revisions. Where revisions with filters lie over each other, the order among
 //! them is kept: of two that a record matches, the same one wins as before.
+//!
+//! What decides no record is left out ([`without_what_decides_nothing`]). So a correction with the filter of an earlier one
+//! does not grow, and one that sets a whole chain is one revision. What remains is a revision for each *combination* of filters
+//! that a record may match: edits with `k` filters on different columns of one range are up to 2ᵏ chains, because so many
+//! different chains are in force there.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -146,21 +151,22 @@ pub fn plan(timeline: &Timeline, edit: &Edit, ranges: &BTreeMap<u32, Range<u64>>
     for (partition, offsets) in ranges {
         for (range, candidates) in timeline.segments(timeline.head(), *partition, offsets.clone()) {
             // From the lowest, which has no filter, up.
-            let mut level = 0;
+            let mut stack: Vec<(Filter, ChainSpec)> = Vec::new();
             for revision in candidates.into_iter().rev() {
                 let Some(matching) = filter.and(&revision.filter) else { continue };
                 let edited = edit.apply(&revision.chain);
-                if edited.is_none() && level == 0 {
+                if edited.is_none() && stack.is_empty() {
                     // Nothing below it changes: it stays in force by itself.
                     continue;
                 }
                 // What stands above something that changes must be said again, or that would lie above it.
-                let chain = edited.unwrap_or_else(|| revision.chain.clone());
-                if !entries.iter_mut().any(|e| e.takes(level, &matching, &chain, *partition, &range)) {
+                stack.push((matching, edited.unwrap_or_else(|| revision.chain.clone())));
+            }
+            for (level, (filter, chain)) in without_what_decides_nothing(stack).into_iter().enumerate() {
+                if !entries.iter_mut().any(|e| e.takes(level, &filter, &chain, *partition, &range)) {
                     let ranges = BTreeMap::from([(*partition, range.clone())]);
-                    entries.push(Entry { level, filter: matching, chain, ranges });
+                    entries.push(Entry { level, filter, chain, ranges });
                 }
-                level += 1;
             }
         }
     }
@@ -176,10 +182,34 @@ pub fn plan(timeline: &Timeline, edit: &Edit, ranges: &BTreeMap<u32, Range<u64>>
         .collect()
 }
 
+/// What is left of filters and chains over the same offsets, the lowest first, when those go that decide no record: whatever
+/// such a one matches matches one above it, or finds the same chain below it.
+fn without_what_decides_nothing(stack: Vec<(Filter, ChainSpec)>) -> Vec<(Filter, ChainSpec)> {
+    let mut seen: Vec<(Filter, ChainSpec)> = Vec::with_capacity(stack.len());
+    // From the highest down: what is above each is known to decide something.
+    for (filter, chain) in stack.into_iter().rev() {
+        if !seen.iter().any(|(above, _)| above.covers(&filter)) {
+            seen.push((filter, chain));
+        }
+    }
+    let mut left: Vec<(Filter, ChainSpec)> = Vec::with_capacity(seen.len());
+    for (filter, chain) in seen.into_iter().rev() {
+        let same_below = left.iter().rev().find_map(|(below, other)| match *other == chain {
+            true => below.covers(&filter).then_some(true),
+            false => below.and(&filter).is_some().then_some(false),
+        });
+        if same_below != Some(true) {
+            left.push((filter, chain));
+        }
+    }
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use millrace_timeline::PluginRef;
+    use proptest::prelude::*;
 
     fn step(name: &str) -> StepSpec {
         let (name, version) = name.split_once('@').unwrap_or((name, "1.0.0"));
@@ -290,6 +320,63 @@ mod tests {
         assert_eq!(planned.len(), 1);
         assert_eq!((planned[0].ranges.partitions.len(), &planned[0].filter), (16, &app("shop")));
         assert!(plan(&timeline, &replace("x@1.0.0", "a@2.0.0"), &ranges, &Filter::default()).is_empty());
+    }
+
+    /// The timeline after a correction of everything.
+    fn corrected(timeline: &Timeline, edit: &Edit, filter: &Filter) -> (Timeline, usize) {
+        let planned = plan(timeline, edit, &BTreeMap::from([(0, 0..200)]), filter);
+        let later = revisions(timeline.head(), &planned, Asked::default());
+        (Timeline::new([timeline.revisions(), &later].concat()).unwrap(), planned.len())
+    }
+
+    #[test]
+    fn corrections_with_the_same_filters_do_not_grow_and_a_chain_is_one_revision() {
+        let first = revision(1, Ranges::everything(), Filter::default(), chain(&["a"]));
+        let mut timeline = Timeline::new(vec![first]).unwrap();
+        let insert = |name: String| Edit::Insert { step: Box::new(step(&name)), before: None };
+        for round in 0..20 {
+            let apps = ["shop", "news", "game"];
+            let planned;
+            (timeline, planned) = corrected(&timeline, &insert(format!("step{round}")), &app(apps[round % 3]));
+            assert_eq!(planned, 1, "round {round}");
+        }
+        let (everything, planned) = corrected(&timeline, &insert("last".into()), &Filter::default());
+        assert_eq!(planned, 4, "each app, and what is of none");
+        // Two columns: what matches both is a chain of its own.
+        let platform = Filter::default().with("platform", ["ios"]);
+        assert_eq!(corrected(&everything, &insert("ios".into()), &platform).1, 4);
+        for filter in [Filter::default(), platform] {
+            assert_eq!(corrected(&everything, &Edit::Chain(chain(&["z"])), &filter).1, 1);
+        }
+    }
+
+    fn any_stack() -> impl Strategy<Value = Vec<(Filter, ChainSpec)>> {
+        let values = proptest::collection::btree_set(prop_oneof![Just("1".to_owned()), Just("2".to_owned())], 1..3);
+        let columns = proptest::collection::btree_map("[xy]", values, 0..3);
+        let entry =
+            (columns, 0..3usize).prop_map(|(columns, name)| (Filter { columns }, chain(&[["a", "b", "c"][name]])));
+        proptest::collection::vec(entry, 0..8)
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_decides_nothing_and_what_stays_decides_something(stack in any_stack()) {
+            let records: Vec<BTreeMap<&str, &str>> = ["", "1", "2"]
+                .into_iter()
+                .flat_map(|x| ["", "1", "2"].map(|y| [("x", x), ("y", y)]))
+                .map(|columns| columns.into_iter().filter(|(_, value)| !value.is_empty()).collect())
+                .collect();
+            let decided = |stack: &[(Filter, ChainSpec)]| -> Vec<Option<ChainSpec>> {
+                let of = |record: &BTreeMap<&str, &str>| {
+                    let matching = stack.iter().rev().find(|(filter, _)| filter.matches(|name| record.get(name).copied()));
+                    matching.map(|(_, chain)| chain.clone())
+                };
+                records.iter().map(of).collect()
+            };
+            let left = without_what_decides_nothing(stack.clone());
+            prop_assert_eq!(decided(&left), decided(&stack));
+            prop_assert!(left.len() <= stack.len());
+        }
     }
 
     #[test]

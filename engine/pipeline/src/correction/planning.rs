@@ -40,6 +40,12 @@ impl Planning {
         self.timeline.head()
     }
 
+    /// What its job will be in a partition that a store has up to `end`.
+    pub(crate) fn job_range(&self, partition: u32, end: u64) -> Option<Range<u64>> {
+        let job = self.timeline.job(self.first(), &[(partition, end)].into())?;
+        self.timeline.job_range(&job, partition)
+    }
+
     /// What the plan brings into force for a range, by revisions from `least` on, and nothing of what is in force already.
     pub(crate) fn segments(&self, least: u64, partition: u32, offsets: Range<u64>) -> Vec<Segment> {
         let pieces = self.timeline.segments(self.last(), partition, offsets);

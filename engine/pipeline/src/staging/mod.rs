@@ -248,7 +248,7 @@ impl Staging {
         let (status, shown) = watch::channel(StagingStatus::default());
         let room = self.bytes_max.saturating_sub(self.bytes());
         let mut task = JoinSet::new();
-        task.spawn(run(processor, planning, plan.clone(), files.clone(), status, room));
+        task.spawn(run(processor, planning, files.clone(), status, room));
         let (author, reason) = (author.to_owned(), reason.to_owned());
         let staged = Staged { plan, author, reason, at_us, files, hold, status: shown, _task: task };
         self.lock().staged = Some(staged);
@@ -316,12 +316,11 @@ impl Staging {
 async fn run(
     processor: Arc<Processor>,
     planning: Planning,
-    plan: Plan,
     files: Arc<Files>,
     status: watch::Sender<StagingStatus>,
     room: u64,
 ) {
-    match make(&processor, &planning, &plan, &files, &status, room).await {
+    match make(&processor, &planning, &files, &status, room).await {
         Ok(()) => status.send_modify(|status| status.complete = true),
         Err(error) => {
             tracing::warn!(correction = files.first, %error, "a correction could not be staged");
@@ -334,18 +333,18 @@ async fn run(
 async fn make(
     processor: &Arc<Processor>,
     planning: &Planning,
-    plan: &Plan,
     files: &Arc<Files>,
     status: &watch::Sender<StagingStatus>,
     room: u64,
 ) -> Result<(), StagingError> {
+    // What the job will be: that of all revisions, under the first.
+    let revision = planning.first();
     let mut stretches = Vec::new();
-    for (revision, planned) in (planning.first()..).zip(&plan.revisions) {
-        for (partition, range) in &planned.ranges.partitions {
-            // What has not come yet is made when it comes.
-            let log_end = processor.log().bounds(*partition).await.map_err(SliceError::from)?.end;
-            let end = range.end.unwrap_or(log_end).min(log_end);
-            stretches.push((revision, *partition, range.start..end.max(range.start)));
+    for partition in 0..processor.log().partitions() {
+        // What has not come yet is made when it comes.
+        let end = processor.log().bounds(partition).await.map_err(SliceError::from)?.end;
+        if let Some(offsets) = planning.job_range(partition, end) {
+            stretches.push((revision, partition, offsets));
         }
     }
     let total = stretches.iter().map(|(_, _, offsets)| offsets.end - offsets.start).sum();
