@@ -48,6 +48,8 @@ pub struct JobProgress {
     pub revision: u64,
     /// Offsets that are left, by partition.
     pub left: BTreeMap<u32, Range<u64>>,
+    /// Offsets of these that are made for the commit that comes next.
+    pub staged: u64,
     /// Records made again since the process started.
     pub remade: u64,
     /// Records below the log's start: their rows stay as they are.
@@ -58,9 +60,10 @@ pub struct JobProgress {
 }
 
 impl JobProgress {
-    /// Offsets that are left, over all partitions.
+    /// Offsets that are left to make, over all partitions.
     pub fn offsets_left(&self) -> u64 {
-        self.left.values().map(|range| range.end - range.start).sum()
+        let left: u64 = self.left.values().map(|range| range.end - range.start).sum();
+        left.saturating_sub(self.staged)
     }
 }
 
@@ -167,12 +170,17 @@ impl Progress {
             let before = std::mem::take(&mut progress.jobs);
             let known = |job: JobProgress| {
                 let before = before.get(&job.revision).cloned().unwrap_or_default();
-                (job.revision, JobProgress { left: job.left, revision: job.revision, ..before })
+                (job.revision, JobProgress { left: job.left, revision: job.revision, staged: 0, ..before })
             };
             let later = before.range(applied.saturating_add(1)..).map(|(revision, job)| (*revision, job.clone()));
             progress.jobs = jobs.into_iter().map(known).chain(later).collect();
             progress.jobs_as_of = Some(applied);
         });
+    }
+
+    /// The highest revision that a store is known to have taken in.
+    pub(crate) fn applied(&self, store: &str) -> u64 {
+        self.sender.borrow().get(store).map_or(0, |store| store.applied)
     }
 
     /// Changes what is known of one job.

@@ -40,6 +40,9 @@ use crate::staging::Staging;
 /// The revision whose job is a rebuild: it covers every record, and taking it in never leaves a job, since nothing was
 /// written before.
 pub const REBUILD: u64 = 1;
+/// Fewest records that a commit is cut to where revisions come faster than commits of the table: each makes what is staged
+/// worthless.
+const PORTION_MIN: u64 = 16_384;
 /// Rebuilds that wait to be noted.
 pub(crate) const REQUESTS_MAX: usize = 4;
 
@@ -70,6 +73,8 @@ pub struct Rematerializer {
 
 enum Failed {
     Store(StoreError),
+    /// The chain stands until somebody resumes it.
+    Paused,
     /// The job can't go on; another revision or time may help.
     Job {
         revision: u64,
@@ -102,13 +107,14 @@ impl Rematerializer {
         let mut shutdown = self.shutdown.clone();
         let mut timeline = self.processor.timeline();
         let mut told = String::new();
+        let mut records = u64::MAX;
         loop {
             timeline.mark_unchanged();
             let mut committed = false;
             let ended = tokio::select! {
                 biased;
                 () = stopped(&mut shutdown) => return,
-                ended = self.work(rewriter.as_mut(), &mut committed) => ended,
+                ended = self.work(rewriter.as_mut(), &mut records, &mut committed) => ended,
             };
             if committed {
                 pause = RETRY_PAUSE_MIN;
@@ -128,9 +134,17 @@ impl Rematerializer {
                     });
                     told = reason;
                 }
+                Failed::Paused => continue,
                 Failed::Store(error) => {
                     tracing::warn!(store = name, %error, pause_ms = pause.as_millis() as u64, "a job is tried again");
                     self.metrics.store_retried(name);
+                    if pause == RETRY_PAUSE_MAX {
+                        // It has failed for a while. Whoever waits is told why, until a commit gets through.
+                        let reason = error.to_string();
+                        let first =
+                            self.progress.snapshot().get(name).and_then(|store| store.jobs.keys().next().copied());
+                        first.map(|first| self.progress.update_job(name, first, |job| job.problem = Some(reason)));
+                    }
                 }
                 Failed::Job { revision, reason } => {
                     if told != reason {
@@ -151,7 +165,7 @@ impl Rematerializer {
     }
 
     /// Works until something fails.
-    async fn work(&mut self, rewriter: &mut dyn Rewriter, committed: &mut bool) -> Failed {
+    async fn work(&mut self, rewriter: &mut dyn Rewriter, records: &mut u64, committed: &mut bool) -> Failed {
         loop {
             // Before the load: what the live loop takes in after it is seen as a change.
             let mut progress = self.progress.subscribe();
@@ -183,14 +197,28 @@ impl Rematerializer {
             while let Some(job) =
                 next(&backlog, rewriter).filter(|_| self.requests.is_empty() && self.duties.has(&duty))
             {
-                self.processor.pause().wait_running().await;
+                let asked = tokio::select! {
+                    () = self.processor.pause().wait_running() => None,
+                    // Noting it takes no chain.
+                    Some(request) = self.requests.recv() => Some(request),
+                };
+                if let Some(request) = asked {
+                    self.asked.push(request);
+                    break;
+                }
+                let most = (*records).min(rewriter.records_max());
                 let made = tokio::select! {
-                    made = self.portion(rewriter, &backlog, &job, lag.clone()) => made,
+                    made = self.portion(rewriter, &backlog, &job, most, lag.clone()) => made,
                     never = live_rows.watch(&self.progress, self.processor.log().as_ref()) => match never {},
                 };
                 match made {
-                    Ok(after) => backlog = after,
-                    Err(failed) => return failed,
+                    Ok(after) => (backlog, *records) = (after, most.saturating_mul(2)),
+                    Err(failed) => {
+                        if matches!(failed, Failed::Store(StoreError::Fenced { .. })) {
+                            *records = (most / 4).max(PORTION_MIN);
+                        }
+                        return failed;
+                    }
                 }
                 *committed = true;
                 self.report(rewriter, &backlog).await;
@@ -237,25 +265,36 @@ impl Rematerializer {
         release(&self.progress, &timeline, self.processor.log().as_ref()).await;
     }
 
-    /// Makes one commit's worth of a job again.
+    /// Makes one commit's worth of a job again, at most `records` records.
     async fn portion(
         &self,
         rewriter: &mut dyn Rewriter,
         backlog: &Backlog,
         job: &Job,
+        records: u64,
         mut lag: watch::Receiver<bool>,
     ) -> Result<Backlog, Failed> {
         let (store, revision, applied) = (rewriter.name(), job.revision, backlog.state.applied);
-        let (portion, timeline) = self.plan(rewriter.records_max(), applied, job).await?;
+        let (portion, timeline) = self.plan(records, applied, job).await?;
         let mut remade = 0;
         {
             let mut rewrites = std::pin::pin!(self.rewrites(store, &timeline, applied, job, &portion));
             while let Some(rewrite) = rewrites.try_next().await? {
                 remade += rewrite.remade.len() as u64;
+                let staged = rewrite.offsets.end - rewrite.offsets.start;
                 rewriter.stage(rewrite).await?;
                 rewriter.flush(revision).await?;
+                self.progress.update_job(store, revision, |job| job.staged += staged);
                 self.give_way(store, &mut lag).await;
-                self.processor.pause().wait_running().await;
+                if self.processor.pause().get().is_some() {
+                    // It may last for days: nothing waits half done.
+                    return Err(Failed::Paused);
+                }
+                if self.progress.applied(store) > applied {
+                    // Its commit would be refused.
+                    let detail = format!("a revision was taken in after {applied}");
+                    return Err(StoreError::Fenced { store, detail }.into());
+                }
                 if !self.duties.has(&Duty::Jobs(store)) {
                     let detail = "its jobs are another worker's now".to_owned();
                     return Err(StoreError::Unavailable { store, detail }.into());

@@ -49,7 +49,7 @@ impl Parts {
     }
 
     /// Takes in what was made: the offsets looked at, what was staged of them, the files that have their rows, and when the
-    /// first of these was created.
+    /// first of these was created. Parts that have some of the offsets give way; returns their files, which go into no commit.
     pub(crate) fn add(
         &mut self,
         applied: u64,
@@ -58,8 +58,13 @@ impl Parts {
         mut files: Vec<StagedFile>,
         added: &[AddedColumn],
         since: Option<Seen>,
-    ) {
+    ) -> Vec<StagedFile> {
         let since = since.unwrap_or_else(Seen::now);
+        let again = |part: &mut Part| {
+            let HeldBack { partition, offsets, .. } = &part.held;
+            made.get(partition).is_some_and(|made| made.start < offsets.end && offsets.start < made.end)
+        };
+        let gone: Vec<Part> = self.parts.extract_if(.., again).collect();
         for (partition, offsets) in made {
             let here = |file: &mut StagedFile| DataFile::staged(file).partition() == Some(*partition);
             self.parts.push(Part {
@@ -71,6 +76,7 @@ impl Parts {
             });
         }
         debug_assert!(staged.is_empty() && files.is_empty(), "rows are staged of what was made alone");
+        gone.into_iter().flat_map(|part| part.files).collect()
     }
 
     /// What is held back.

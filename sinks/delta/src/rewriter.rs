@@ -287,7 +287,8 @@ impl DeltaRewriter {
         let since = self.staging.since();
         // They outlive what is forgotten after an error.
         self.staging.committed();
-        self.parts.add(applied, made, staged, files, position.known.columns.added(), since);
+        let gone = self.parts.add(applied, made, staged, files, position.known.columns.added(), since);
+        self.staging.discard(&gone).await;
         if !left.is_empty() && self.parts.may_wait() {
             let backlog = position.backlog();
             self.position = Some(position);

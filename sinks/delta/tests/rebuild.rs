@@ -141,6 +141,24 @@ async fn a_commit_that_fails_is_made_again_from_what_is_held_back() {
 }
 
 #[tokio::test]
+async fn what_is_made_twice_is_there_once() {
+    let directory = place();
+    let mut world = World::new(directory.path(), options()).await;
+    world.make((0, 200..300), 0, &[(0, 200), (1, 100)]).await.unwrap();
+    world.make((0, 100..200), 0, &[(0, 100), (1, 100)]).await.unwrap();
+    world.rewriter.load().await.unwrap();
+    // Commits of another size.
+    world.rewriter.keep_held_back(0, &|held| held.offsets.end < 300).await;
+    world.make((0, 150..300), 0, &[(0, 150), (1, 100)]).await.unwrap();
+    assert_eq!(world.held(), [(0, 150..300, 0)]);
+    world.make((0, 0..150), 0, &[(1, 100)]).await.unwrap();
+    world.make((1, 0..100), 0, &[]).await.unwrap();
+    world.sees(&with(&world.before, &[rewrite_all(0, 0..300, 0, 5), rewrite_all(1, 0..100, 0, 5)])).await;
+    let removed = world.store.maintainer().remove_orphans(std::time::Duration::ZERO).await.unwrap();
+    assert_eq!(removed, 0, "what went into no commit is deleted at once");
+}
+
+#[tokio::test]
 async fn what_was_not_looked_at_under_the_applied_revision_is_not_committed() {
     let directory = place();
     let mut world = World::new(directory.path(), options()).await;

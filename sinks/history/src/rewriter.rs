@@ -25,13 +25,15 @@ use crate::transaction::{Open, Staged, UnderWay, fill};
 pub const REWRITE_RECORDS_MAX: u64 = 1_000_000;
 /// Records that are staged before they are flushed, unless a transaction takes fewer.
 const FLUSH_RECORDS_MIN: u64 = 4096;
+/// Bytes of what is put for them at which they are flushed whatever their number.
+const FLUSH_BYTES: usize = 8 * 1024 * 1024;
 
 const JOB_PAGE: usize = 100;
 
 /// The device history as a [`Rewriter`]. What its transactions are is described in the [crate's documentation](crate).
 ///
-/// Memory: the encoded form of what is staged and not flushed, a batch of the loop's and what one lineage covers; a few
-/// transactions, and the lineage that one of them reads.
+/// Memory: the encoded form of what is staged and not flushed, 8 MiB, a batch of the loop's and what one lineage
+/// covers; a few transactions, and the lineage that one of them reads.
 pub struct HistoryRewriter {
     keyspace: Arc<dyn Keyspace>,
     keys: Arc<Keys>,
@@ -184,7 +186,8 @@ impl HistoryRewriter {
 
     async fn try_flush(&mut self, revision: u64) -> Result<(), StoreError> {
         let least = self.limits.records.min(FLUSH_RECORDS_MIN);
-        if self.staged.iter().map(|staged| staged.records.len() as u64).sum::<u64>() < least {
+        let records = || self.staged.iter().flat_map(|staged| &staged.records);
+        if (records().count() as u64) < least && records().map(|record| record.bytes).sum::<usize>() < FLUSH_BYTES {
             return Ok(());
         }
         // Taken until the end, as by a commit.
