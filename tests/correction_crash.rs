@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -71,6 +72,23 @@ fn command(data_dir: &Path, arguments: &[&str]) -> (bool, Value) {
     (done.status.success(), report)
 }
 
+/// Every state of a correction, in both stores. Live rows beside it meet none of these.
+const STATES: [&str; 13] = [
+    "correction::planned",
+    "correction::published",
+    "history::take_in::before",
+    "history::take_in::after",
+    "history::rewrite::before",
+    "history::rewrite::between",
+    "history::rewrite::last",
+    "delta::take_in::before",
+    "delta::take_in::after",
+    "delta::rewrite::stage",
+    "delta::rewrite::staged",
+    "delta::rewrite::before",
+    "delta::rewrite::after",
+];
+
 #[test]
 fn killed_at_every_state_of_a_correction_both_stores_end_right() {
     let mut random = StdRng::seed_from_u64(seed(7));
@@ -79,29 +97,26 @@ fn killed_at_every_state_of_a_correction_both_stores_end_right() {
     send(&server, "before", 8000);
     server.wait_caught_up();
     let load = Load::paced("beside", &server.url, Duration::from_millis(500));
-    for (number, failpoint) in [
-        "correction::published",
-        "history::rewrite::before",
-        "history::rewrite::between",
-        "delta::stage::written",
-        "delta::rewrite::staged",
-        "delta::rewrite::before",
-        "delta::rewrite::after",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let passes = if failpoint.starts_with("history") { random.random_range(0..3) } else { 0 };
+    for (number, failpoint) in STATES.into_iter().enumerate() {
+        // Some of the history's transactions pass before.
+        let passes = match failpoint {
+            "history::rewrite::before" | "history::rewrite::between" => random.random_range(0..3),
+            _ => 0,
+        };
         println!("{failpoint} after {passes}");
         server.kill();
         server = Server::try_start(dir.path(), &format!("{failpoint}={passes}*off->return")).expect("it starts");
         load.moved_to(&server.url);
+        let mark = format!("mark-{number}");
         // The answer may be lost with the server.
-        let _ = server.send("POST", "/v1/corrections", None, &correction(&format!("mark-{number}")));
+        let _ = server.send("POST", "/v1/corrections", None, &correction(&mark));
         let status = server.wait_end();
         assert!(!status.success(), "{failpoint} was not met");
         server = Server::start(dir.path());
         load.moved_to(&server.url);
+        let (_, list) = server.get("/v1/corrections");
+        let found = list["corrections"].as_array().expect("corrections").iter().any(|one| one["reason"] == mark);
+        assert_eq!(found, failpoint != "correction::planned", "{failpoint} was met in another state: {list:#}");
         wait_applied(&server);
     }
     // And at moments that nobody has chosen.
@@ -185,42 +200,98 @@ fn killed_while_it_is_staged_nothing_is_left_of_a_correction() {
     assert!(same && report["rows_checked"] == json!(12_000), "{report:#}");
 }
 
-/// Reads a device again and again while corrections move its events about: each event is seen once, always.
+/// A correction that gives the events of some devices to another, and takes them from the one that has them.
+fn moving(from: &str, to: &str) -> Value {
+    json!({
+        "change": {"insert": {"step": {
+            "plugin": "rewrite-device-id@0.1.0",
+            "config": {"rules": [{"from_prefix": from, "to": to}]},
+        }}},
+        "reason": to,
+    })
+}
+
+/// The ids of a device's events, in one snapshot of the keyspace; each once.
+fn page(server: &Server, device: &str) -> BTreeSet<String> {
+    let (_, page) = server.get(&format!("/v1/devices/{device}/events?from=2020-01-01T00:00:00Z&limit=1000"));
+    let events = page["events"].as_array().expect("events");
+    let ids: BTreeSet<String> =
+        events.iter().map(|event| event["event_id"].as_str().expect("an id").to_owned()).collect();
+    assert_eq!((events.len(), &page["next"]), (ids.len(), &Value::Null), "{device}: an event is there twice");
+    ids
+}
+
+/// The device and the revision of each record of one version of the table; each once.
+async fn version(table: &millrace_delta::TableReader) -> BTreeMap<(i64, i64), (String, i64)> {
+    use arrow::array::AsArray as _;
+    use arrow::datatypes::Int64Type;
+    let columns = ["_partition", "_offset", "_sub", "_revision", "device_id"].map(str::to_owned);
+    let request = millrace_delta::ScanRequest { columns: Some(columns.into()), ..Default::default() };
+    let scan = table.scan(request).await.unwrap();
+    let batches: Vec<_> = tokio::task::spawn_blocking(move || scan.collect::<Result<_, _>>()).await.unwrap().unwrap();
+    let mut rows = BTreeMap::new();
+    for batch in batches {
+        let number = |column: usize| batch.column(column).as_primitive::<Int64Type>().clone();
+        let (partitions, offsets, subs, revisions) = (number(0), number(1), number(2), number(3));
+        let devices = batch.column(4).as_string::<i32>();
+        for row in 0..batch.num_rows() {
+            let place = (partitions.value(row), offsets.value(row));
+            assert_eq!(subs.value(row), 0);
+            let before = rows.insert(place, (devices.value(row).to_owned(), revisions.value(row)));
+            assert_eq!(before, None, "{place:?} is there twice");
+        }
+    }
+    rows
+}
+
+/// Reads again and again while corrections move events from device to device: no row is missing or doubled, and no version of
+/// the table has half of a correction.
 #[test]
 fn who_reads_meanwhile_sees_every_event_once() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    send(&server, "read", 3000);
+    let events = 30_000;
+    send(&server, "read", events);
     server.wait_caught_up();
     let location = dir.path().join("delta").display().to_string();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let table = millrace_delta::TableReader::open(&location, &std::collections::HashMap::new()).unwrap();
-    let mut seen = (0, 0);
+    // One of the fifty devices.
+    let (count, mut from) = (600, "device-17".to_owned());
+    let (mut looks, mut halves) = (0, 0);
     for number in 0..6 {
-        let (status, answer) = server.ask("POST", "/v1/corrections", correction(&format!("moved-{number}")));
+        let to = format!("moved-{number}");
+        let (status, answer) = server.ask("POST", "/v1/corrections", moving(&from, &to));
         assert_eq!(status, 202, "{answer}");
-        let id = &answer["id"];
+        let revision = answer["id"].as_i64().expect("an id");
         loop {
-            // A page is one snapshot of the keyspace; device-2 stays where it is.
-            let (_, page) = server.get("/v1/devices/device-2/events?from=2020-01-01T00:00:00Z&limit=1000");
-            let events = page["events"].as_array().expect("events");
-            let ids: std::collections::BTreeSet<&str> =
-                events.iter().map(|event| event["event_id"].as_str().expect("an id")).collect();
-            assert_eq!((events.len(), ids.len()), (60, 60), "device-2");
-            let rows = runtime.block_on(table.status()).unwrap().rows;
-            assert_eq!(rows, 3000, "rows of the table");
-            seen = (seen.0 + 1, seen.1 + rows);
-            let (_, correction) = server.get(&format!("/v1/corrections/{id}"));
+            // Seen where it was first, each moved event is seen in one of both; where it goes first, in no more than one.
+            let (old, new) = (page(&server, &from), page(&server, &to));
+            assert_eq!(old.union(&new).count(), count, "an event is missing: {} and {}", old.len(), new.len());
+            let (new, old) = (page(&server, &to), page(&server, &from));
+            assert!(new.is_disjoint(&old), "an event is with both devices");
+            halves += u32::from(!new.is_empty() && new.len() < count);
+            let rows = runtime.block_on(version(&table));
+            assert_eq!(rows.len() as u64, events);
+            let corrected = rows.values().filter(|(device, made)| {
+                assert!(*device != to || *made == revision);
+                *made == revision
+            });
+            let corrected = corrected.count() as u64;
+            assert!([0, events].contains(&corrected), "half a correction: {corrected} rows of revision {revision}");
+            looks += 1;
+            let (_, correction) = server.get(&format!("/v1/corrections/{revision}"));
             if correction["state"] == "applied" {
                 break;
             }
         }
-        // Events of the moved devices are all with the one that they were moved to.
-        let (_, page) = server.get(&format!("/v1/devices/moved-{number}/events?from=2020-01-01T00:00:00Z&limit=1000"));
-        let moved = if number == 0 { 11 * 60 } else { 0 };
-        assert_eq!(page["events"].as_array().expect("events").len(), moved, "{number}");
+        assert_eq!(page(&server, &to).len(), count, "{to}");
+        assert_eq!(page(&server, "device-2").len(), count, "it stays where it is");
+        let rows = runtime.block_on(version(&table));
+        assert_eq!(rows.values().filter(|(device, _)| *device == to).count(), count);
+        from = to;
     }
-    println!("{} looks, {} rows", seen.0, seen.1);
+    println!("{looks} looks, {halves} of them while events moved");
     assert!(server.stop().success());
     Audit::of(dir.path()).assert_agree();
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::corrections::{APPS, correct, failing, ingest, rewrite, try_open};
+use common::corrections::{APPS, PLATFORMS, correct, failing, ingest, rewrite, try_open};
 use common::model::check;
 use common::{PATIENCE, seed};
 use millrace_pipeline::correction::{Bound, ChangeSource, CorrectionError, CorrectionSource, RangeSource};
@@ -31,7 +31,8 @@ use tokio::sync::watch;
 const HISTORIES: u64 = 10;
 
 /// Where the process may die.
-const CRASHES: [&str; 15] = [
+const CRASHES: [&str; 22] = [
+    "correction::planned",
     "correction::published",
     "keyspace::commit::before",
     "keyspace::commit::after",
@@ -39,22 +40,29 @@ const CRASHES: [&str; 15] = [
     "history::commit::between",
     "history::rewrite::before",
     "history::rewrite::between",
+    "history::rewrite::last",
+    "history::take_in::before",
+    "history::take_in::after",
     "delta::stage::written",
+    "delta::rewrite::stage",
     "delta::rewrite::staged",
     "delta::commit::before",
     "delta::commit::after",
+    "delta::take_in::before",
+    "delta::take_in::after",
     "delta::rewrite::before",
     "delta::rewrite::after",
     "delta::compact::before",
     "delta::compact::after",
 ];
 /// What may fail: full disks, and answers that are lost.
-const FAILURES: [&str; 7] = [
+const FAILURES: [&str; 8] = [
     "keyspace::write::fail",
     "keyspace::sync::fail",
     "keyspace::commit::unknown",
     "delta::stage::full",
     "delta::commit::lost",
+    "delta::take_in::lost",
     "delta::rewrite::lost",
     "delta::compact::lost",
 ];
@@ -184,9 +192,11 @@ impl<'a> Life<'a> {
 }
 
 fn any_filter(random: &mut StdRng) -> Filter {
-    match random.random_range(0..4) {
+    match random.random_range(0..6) {
         0 => Filter::default().with("app", [APPS[random.random_range(0..3)]]),
-        1 => Filter::default().with("app", ["shop", "game"]).with("device_id", (0..9).map(|n| format!("device-{n}"))),
+        1 => Filter::default().with("platform", [PLATFORMS[random.random_range(0..2)]]),
+        2 => Filter::default().with("event", ["product_view"]).with("app", ["shop", "news"]),
+        3 => Filter::default().with("app", ["shop", "game"]).with("device_id", (0..9).map(|n| format!("device-{n}"))),
         _ => Filter::default(),
     }
 }
@@ -318,7 +328,7 @@ fn history(seed: u64, crashes: watch::Receiver<u64>, happened: &Arc<Happened>) {
     let mut sent = 0;
     for step in 0..random.random_range(8..14) {
         let shaken = !life.armed.is_empty();
-        let done = match random.random_range(0..15) {
+        let done = match random.random_range(0..17) {
             0..4 => {
                 let numbers = sent..sent + random.random_range(1..60);
                 sent = numbers.end;
@@ -339,7 +349,7 @@ fn history(seed: u64, crashes: watch::Receiver<u64>, happened: &Arc<Happened>) {
                 life.restart();
                 None
             }
-            10..13 => {
+            10..15 => {
                 life.arm(CRASHES[random.random_range(0..CRASHES.len())], "panic", &mut random);
                 None
             }
@@ -386,5 +396,5 @@ fn random_histories_end_as_the_model_says() {
     let [corrected, published, cancelled] = [corrected, published, cancelled].map(|what| what.load(Ordering::SeqCst));
     assert!(corrected >= histories / 2, "the histories held few corrections: {happened:?}");
     assert!(published.min(cancelled) >= histories / 25, "few were staged: {happened:?}");
-    assert!(crashed >= histories / 10, "few crashed");
+    assert!(crashed >= histories / 20, "few crashed");
 }

@@ -17,6 +17,9 @@ use super::{event, options};
 /// Apps of the events.
 pub const APPS: [&str; 3] = ["shop", "news", "game"];
 
+/// Platforms of the events.
+pub const PLATFORMS: [&str; 2] = ["ios", "web"];
+
 /// An engine that cuts everything small, with no chain in force.
 pub async fn open(dir: &Path) -> Arc<Engine> {
     try_open(dir).await.unwrap()
@@ -42,6 +45,8 @@ pub async fn ingest(engine: &Engine, events: impl IntoIterator<Item = (String, S
         .into_iter()
         .map(|(id, device, app)| {
             let mut event = event(&id, &device, u64::try_from(id.len() * 7 + device.len()).unwrap());
+            let platform = PLATFORMS[id.bytes().map(usize::from).sum::<usize>() % 2];
+            event["context"]["device"]["type"] = json!(platform);
             event["context"]["app"] = json!({"name": APPS[app], "version": format!("{}.0", app + 1)});
             NewEvent { payload: Bytes::from(event.to_string()), takes_received_at: false, id: None }
         })

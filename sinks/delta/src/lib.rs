@@ -99,6 +99,8 @@
 //! | `delta::commit::before` | files and directories are synced, the entry is not written | abort |
 //! | `delta::commit::after` | the entry is durable, the caller does not know | abort |
 //! | `delta::commit::lost` | the entry is durable | the answer is lost: the put reports an error |
+//! | `delta::take_in::before`, `::after`, `::lost` | as those of a commit, where a revision is taken in | as those of a commit |
+//! | `delta::rewrite::stage` | some rows of a correction are staged, perhaps in a file | abort |
 //! | `delta::rewrite::staged` | the new rows of a correction are in files, the table was not looked at | abort |
 //! | `delta::rewrite::before`, `::after`, `::lost` | as those of a commit, of a correction | as those of a commit |
 //! | `delta::compact::before`, `::after`, `::lost` | as those of a commit, of a compaction | as those of a commit |

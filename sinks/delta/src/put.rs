@@ -158,7 +158,8 @@ async fn catch_up(table: &Table, known: &mut Known, commit: &Commit) -> Result<b
 
 fn before(cause: &Cause) {
     match cause {
-        Cause::Append | Cause::TakeIn => fail::fail_point!("delta::commit::before", |_| std::process::abort()),
+        Cause::Append => fail::fail_point!("delta::commit::before", |_| std::process::abort()),
+        Cause::TakeIn => fail::fail_point!("delta::take_in::before", |_| std::process::abort()),
         Cause::Correct(_) => fail::fail_point!("delta::rewrite::before", |_| std::process::abort()),
         Cause::Compact => fail::fail_point!("delta::compact::before", |_| std::process::abort()),
     }
@@ -166,7 +167,8 @@ fn before(cause: &Cause) {
 
 fn after(cause: &Cause) {
     match cause {
-        Cause::Append | Cause::TakeIn => fail::fail_point!("delta::commit::after", |_| std::process::abort()),
+        Cause::Append => fail::fail_point!("delta::commit::after", |_| std::process::abort()),
+        Cause::TakeIn => fail::fail_point!("delta::take_in::after", |_| std::process::abort()),
         Cause::Correct(_) => fail::fail_point!("delta::rewrite::after", |_| std::process::abort()),
         Cause::Compact => fail::fail_point!("delta::compact::after", |_| std::process::abort()),
     }
@@ -175,7 +177,8 @@ fn after(cause: &Cause) {
 /// For tests: whether the answer to a put is lost, which was durable.
 fn answer_is_lost(cause: &Cause) -> bool {
     match cause {
-        Cause::Append | Cause::TakeIn => fail::fail_point!("delta::commit::lost", |_| true),
+        Cause::Append => fail::fail_point!("delta::commit::lost", |_| true),
+        Cause::TakeIn => fail::fail_point!("delta::take_in::lost", |_| true),
         Cause::Correct(_) => fail::fail_point!("delta::rewrite::lost", |_| true),
         Cause::Compact => fail::fail_point!("delta::compact::lost", |_| true),
     }

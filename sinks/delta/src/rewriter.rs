@@ -211,6 +211,7 @@ impl DeltaRewriter {
         let parts = tokio::task::spawn_blocking(move || by_day(rows)).await;
         let parts = parts.map_err(|error| unavailable(format!("splitting rows: {error}")))?.map_err(broken)?;
         self.staging.add(partition, parts).await?;
+        some_is_staged();
         match position.staged.get_mut(&partition) {
             Some(staged) => {
                 staged.counts.then(&counts);
@@ -437,6 +438,10 @@ async fn part(
 
 fn rows_of(files: &[StagedFile]) -> u64 {
     files.iter().map(|file| file.rows).sum()
+}
+
+fn some_is_staged() {
+    fail::fail_point!("delta::rewrite::stage", |_| std::process::abort());
 }
 
 fn staged_is_complete() {

@@ -58,6 +58,8 @@
 //! # Failpoints (feature `failpoints`)
 //! * `history::commit::before`: abort before a transaction is sent.
 //! * `history::commit::between`: abort after a transaction is committed, before the next. `2*off->return` lets two pass.
+//! * `history::take_in::before`, `history::take_in::after`: abort before and after the transaction that takes a revision in.
+//! * `history::rewrite::last`: abort when all is swapped and the job has not moved.
 //! * `history::rewrite::before`: abort before a transaction of a rewriter is sent.
 //! * `history::rewrite::between`: abort after a transaction of a rewriter is committed, before the next; after the last
 //!   one too.

@@ -173,6 +173,7 @@ impl HistoryRewriter {
                 tracing::warn!(rows, dead_letters, "a rebuild took away what no record accounts for");
             }
         }
+        fail::fail_point!("history::rewrite::last", |_| std::process::abort());
         // Only now: what moves the job says that all of it is done.
         let last = Batch { writes: last.writes.into_iter().chain([move_job]).collect(), ..last };
         under_way.commit(&self.keyspace, last).await?;

@@ -158,7 +158,9 @@ impl HistoryStore {
         }
         let applied = Applied { revision, ..seen.applied };
         batch.writes.push(Write::Put(self.keys.applied(), applied.encode()));
+        fail::fail_point!("history::take_in::before", |_| std::process::abort());
         self.keyspace.commit(batch).await.map_err(write_error)?;
+        fail::fail_point!("history::take_in::after", |_| std::process::abort());
         (seen.applied, seen.applied_bytes) = (applied, Some(applied.encode()));
         Ok(self.seen.insert(seen).state())
     }

@@ -361,6 +361,7 @@ impl Engine {
     ) -> Result<Corrected, CorrectionError> {
         let head = plan.timeline.head();
         let revisions = plan::revisions(head, &plan.revisions, Asked { author, reason, at_us: (self.clock)() });
+        fail::fail_point!("correction::planned", |_| std::process::abort());
         let appended = self.catalogue.append_all(&revisions).await;
         fail::fail_point!("correction::published", |_| std::process::abort());
         if appended.is_ok() {
