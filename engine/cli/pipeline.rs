@@ -43,7 +43,7 @@ pub struct SetSource {
     /// The chain of this revision, once more.
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
-    /// The chain that was in force before the present one.
+    /// The chain that was activated before the present one. Corrections are none.
     #[arg(long)]
     previous: bool,
 }
@@ -128,11 +128,7 @@ async fn set(client: &Client, args: SetArgs) -> Result<Value> {
     match source {
         SetSource { file: Some(file), .. } => body["steps"] = read_steps(client, &file).await?,
         SetSource { revision: Some(revision), .. } => body["revision"] = json!(revision),
-        _ => {
-            let now = client.get("/v1/pipeline").await?;
-            let before = now["revision"].as_u64().and_then(|revision| revision.checked_sub(1)).filter(|r| *r > 0);
-            body["revision"] = json!(before.ok_or_else(|| anyhow!("there was no chain before the one in force"))?);
-        }
+        _ => body["previous"] = json!(true),
     }
     client.send_json(Method::PUT, "/v1/pipeline", &body).await
 }

@@ -84,12 +84,15 @@ pub(crate) async fn revisions(State(api): State<Api>) -> Json<Value> {
     Json(json!({"revisions": shown.collect::<Vec<_>>()}))
 }
 
-/// The body of `PUT /v1/pipeline`: steps, or the revision whose chain is to be in force again.
+/// The body of `PUT /v1/pipeline`: steps, or the revision whose chain is to be in force again; `previous` is that of the
+/// activation before the last.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewPipeline {
     steps: Option<Vec<NewStep>>,
     revision: Option<u64>,
+    #[serde(default)]
+    previous: bool,
     reason: String,
     #[serde(default)]
     from: From,
@@ -140,7 +143,9 @@ fn bad_pipeline(message: String) -> ApiError {
 pub(crate) fn pipeline_error(error: PipelineError) -> ApiError {
     let bad = error.is_bad_request();
     match error {
-        PipelineError::NoRevision(_) => ApiError::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
+        PipelineError::NoRevision(_) | PipelineError::NoPrevious => {
+            ApiError::new(StatusCode::NOT_FOUND, "not_found", error.to_string())
+        }
         PipelineError::Conflict => ApiError::new(StatusCode::CONFLICT, "conflict", error.to_string()),
         PipelineError::NotPaused => ApiError::new(StatusCode::CONFLICT, "not_paused", error.to_string()),
         PipelineError::Step { step, .. } => bad_pipeline(error.to_string()).with_detail(json!({"step": step})),
@@ -168,7 +173,11 @@ pub(crate) async fn set(
 ) -> Result<Json<Value>, ApiError> {
     let Json(new) = body.map_err(|error| ApiError::bad_request("bad_body", error.body_text()))?;
     let reason = checked_reason(&new.reason)?.to_owned();
-    let chain = match (new.steps, new.revision) {
+    let revision = match new.previous {
+        true if new.revision.is_none() => Some(api.engine.previous_activation().map_err(pipeline_error)?),
+        _ => new.revision.filter(|_| !new.previous),
+    };
+    let chain = match (new.steps, revision) {
         (Some(steps), None) => {
             let sources = (1..).zip(steps).map(|(number, step)| step.source(number)).collect::<Result<Vec<_>, _>>()?;
             api.engine.pin_chain(sources).await.map_err(pipeline_error)?
@@ -177,7 +186,10 @@ pub(crate) async fn set(
             // The same chain under the meaning that this build gives it.
             ChainSpec { semantics: SEMANTICS_VERSION, ..api.engine.chain_of(revision).map_err(pipeline_error)? }
         }
-        _ => return Err(ApiError::bad_request("bad_body", "give either steps or the revision to go back to")),
+        _ => {
+            let message = "give either steps, or the revision to go back to, or previous";
+            return Err(ApiError::bad_request("bad_body", message));
+        }
     };
     let start = match new.from {
         From::End => ActivationStart::End,

@@ -92,6 +92,9 @@ pub enum PipelineError {
     /// There is no such revision to go back to.
     #[error("there is no revision {0}")]
     NoRevision(u64),
+    /// Nothing was activated before the chain that is in force.
+    #[error("no chain was activated before the present one; name a revision")]
+    NoPrevious,
     /// A start that only a chain that stands can have.
     #[error("an activation from the first unseen record needs a chain that is paused: pause it first")]
     NotPaused,
@@ -207,6 +210,15 @@ impl Engine {
     pub fn chain_of(&self, revision: u64) -> Result<ChainSpec, PipelineError> {
         let timeline = self.timeline.borrow();
         timeline.get(revision).map(|found| found.chain.clone()).ok_or(PipelineError::NoRevision(revision))
+    }
+
+    /// The activation before the last one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn previous_activation(&self) -> Result<u64, PipelineError> {
+        let found = self.timeline.borrow().previous_activation().map(|revision| revision.id);
+        found.ok_or(PipelineError::NoPrevious)
     }
 
     /// Checks a chain in every way and appends it to the timeline, without stopping anything. A chain that does the same as

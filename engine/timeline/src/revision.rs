@@ -232,6 +232,12 @@ impl Timeline {
         self.in_force(self.head(), u32::MAX, u64::MAX)
     }
 
+    /// The activation before the last one: what to go back to. A correction is none: what it brings into force is for records of
+    /// the past.
+    pub fn previous_activation(&self) -> Option<&Revision> {
+        self.revisions.iter().rev().filter(|revision| revision.kind == Kind::Activate).nth(1)
+    }
+
     /// Cuts a range of offsets into the longest pieces that have the same candidates throughout, in offset order.
     pub fn segments(&self, applied: u64, partition: u32, offsets: Range<u64>) -> Vec<(Range<u64>, Vec<&Revision>)> {
         // What is in force can change only where some range begins or ends.
@@ -481,6 +487,17 @@ mod tests {
         assert_eq!(timeline.job(3, &cursors).unwrap().below, BTreeMap::from([(0, 35), (1, 7)]));
         assert_eq!(timeline.job(3, &BTreeMap::from([(0, 30)])), None);
         assert_eq!(timeline.job(4, &cursors).unwrap().below, BTreeMap::from([(1, 7)]));
+    }
+
+    #[test]
+    fn going_back_passes_over_corrections() {
+        let kinds = [Kind::Activate, Kind::Correct, Kind::Activate, Kind::Correct, Kind::Correct];
+        let revisions = (1..).zip(kinds).map(|(id, kind)| Revision { kind, ..revision(id, Ranges::everything()) });
+        let revisions: Vec<_> = revisions.collect();
+        let before = |count: usize| {
+            Timeline::new(revisions[..count].to_vec()).unwrap().previous_activation().map(|revision| revision.id)
+        };
+        assert_eq!([before(0), before(1), before(2), before(3), before(5)], [None, None, None, Some(1), Some(1)]);
     }
 
     #[test]
