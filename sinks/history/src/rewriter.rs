@@ -188,7 +188,9 @@ impl HistoryRewriter {
     async fn try_flush(&mut self, revision: u64) -> Result<(), StoreError> {
         let least = self.limits.records.min(FLUSH_RECORDS_MIN);
         let records = || self.staged.iter().flat_map(|staged| &staged.records);
-        if (records().count() as u64) < least && records().map(|record| record.bytes).sum::<usize>() < FLUSH_BYTES {
+        // Then a lineage is changed that reaches behind what is staged, and once more with what follows.
+        let all = records().map(|record| record.bytes).sum::<usize>() >= FLUSH_BYTES;
+        if (records().count() as u64) < least && !all {
             return Ok(());
         }
         // Taken until the end, as by a commit.
@@ -201,11 +203,18 @@ impl HistoryRewriter {
         }
         loop {
             let mut open = Open::new(self.limits, &compares, None);
-            self.fill(&mut work, &mut open, false).await?;
-            if !open.begun {
+            self.fill(&mut work, &mut open, all).await?;
+            if open.begun {
+                under_way.commit(&self.keyspace, open.batch).await?;
+                continue;
+            }
+            if all {
+                under_way.all().await?;
+                work.iter_mut().for_each(Staged::again);
+            }
+            if !all || work.iter().all(|staged| staged.records.is_empty()) {
                 break;
             }
-            under_way.commit(&self.keyspace, open.batch).await?;
         }
         (self.seen, self.staged, self.under_way) = (Some(seen), work, under_way);
         Ok(())

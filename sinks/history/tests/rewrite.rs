@@ -189,6 +189,32 @@ async fn the_largest_record_is_swapped_alone_and_a_larger_one_is_named() {
     }
 }
 
+/// Few large records are flushed as many small ones are: what waits in memory is bounded by its bytes, too.
+#[tokio::test]
+async fn large_records_do_not_wait_for_many() {
+    const BIG: usize = 200_000;
+    let old = Log::of_rows(0, (0..100).map(|n| row("a", n, 1)));
+    let new = Log::of_rows(0, (0..100).map(|n| row("b", n, BIG)));
+    for (keyspace, _place) in support::keyspaces("large_records_do_not_wait_for_many").await {
+        filled(&keyspace, std::slice::from_ref(&old)).await;
+        let mut rewriter = HistoryRewriter::new(keyspace.clone(), ROOT);
+        let job = rewriter.load().await.unwrap().jobs.remove(0);
+        let mut swapped = Vec::new();
+        for start in (0..100).step_by(10) {
+            rewriter.stage(new.rewrite(start..start + 10, |_| true, 1)).await.unwrap();
+            rewriter.flush(job.revision).await.unwrap();
+            let view = HistoryReader::new(keyspace.clone(), ROOT).view().await.unwrap();
+            let lineages = view.lineages(0, 0..100, 1000).await.unwrap();
+            swapped.push(lineages.iter().flat_map(|lineage| &lineage.rows).filter(|row| row.device_id == "b").count());
+        }
+        println!("swapped before the commit: {swapped:?}");
+        assert!(*swapped.last().unwrap() > 50, "they wait for the commit");
+        rewriter.commit(job.revision, &BTreeMap::new(), &Reason::default()).await.unwrap();
+        let all: Chosen = (0..100).map(|offset| (0, offset)).collect();
+        check_done(&keyspace, std::slice::from_ref(&new), &all).await;
+    }
+}
+
 #[tokio::test]
 async fn rows_of_records_that_no_lineage_covers_are_kept_and_found() {
     for (keyspace, _place) in support::keyspaces("rows_of_records_that_no_lineage_covers_are_kept_and_found").await {
