@@ -73,9 +73,9 @@ impl RangeFacts {
     }
 }
 
-/// Partitions with the same number, in words.
-fn by_value(of: impl Iterator<Item = (u32, u64)>) -> BTreeMap<u64, String> {
-    let mut partitions: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+/// Partitions of which the same is to be said, in words.
+fn by_value<T: Ord>(of: impl Iterator<Item = (u32, T)>) -> BTreeMap<T, String> {
+    let mut partitions: BTreeMap<T, Vec<String>> = BTreeMap::new();
     for (partition, value) in of {
         partitions.entry(value).or_default().push(partition.to_string());
     }
@@ -196,11 +196,13 @@ fn holds_nothing(source: &RangeSource, found: &BTreeMap<u32, Found>) -> Correcti
             return CorrectionError::AllBelowHorizon { partition: *partition, first: bounds.start };
         }
     }
-    let ends: Vec<String> = by_value(found.iter().map(|(partition, found)| (*partition, found.bounds.end)))
-        .into_iter()
-        .map(|(end, partitions)| format!("{end} in {partitions}"))
-        .collect();
-    wrong(format!("the range holds no record of the log, which ends at offset {}", ends.join(", ")))
+    let bounds =
+        by_value(found.iter().map(|(partition, Found { bounds, .. })| (*partition, (bounds.start, bounds.end))));
+    let bounds = bounds.into_iter().map(|((first, end), partitions)| match first < end {
+        true => format!("offsets {first} to {} in {partitions}", end - 1),
+        false => format!("nothing before offset {end} in {partitions}"),
+    });
+    wrong(format!("the range holds no record of the log, which has {}", bounds.collect::<Vec<_>>().join(", ")))
 }
 
 impl Engine {
