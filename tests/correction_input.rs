@@ -21,6 +21,7 @@ use futures::FutureExt as _;
 use millrace_http::{Limits, Trust};
 use millrace_pipeline::correction::{Bound, ChangeSource, CorrectionSource, RangeSource};
 use millrace_pipeline::engine::Engine;
+use millrace_pipeline::pipeline::{PluginSource, StepSource};
 use serde_json::{Value, json};
 use support::Guest;
 use tower::ServiceExt as _;
@@ -39,6 +40,10 @@ struct Bench {
 
 impl Bench {
     async fn open(dir: &Path, partitions: u32) -> Self {
+        Self::open_with(dir, partitions, None).await
+    }
+
+    async fn open_with(dir: &Path, partitions: u32, pipeline: Option<Vec<StepSource>>) -> Self {
         let now = Arc::new(AtomicI64::new(BEGAN_US));
         let clock = {
             let now = now.clone();
@@ -47,6 +52,7 @@ impl Bench {
         let mut options = common::options(dir);
         (options.clock, options.log.clock) = (clock.clone(), clock);
         options.log.partitions = partitions;
+        options.pipeline = pipeline;
         options.log.segment_bytes = 16 * 1024;
         options.delta_commit.age = Duration::from_millis(5);
         options.processor.batch_records = 16;
@@ -306,6 +312,37 @@ async fn a_range_ahead_of_the_log_says_so_wherever_it_is_looked_at() {
     let page = bench.get("/v1/devices/mended/events?limit=1000").await;
     let mended = (0..150).filter(|n| n % 7 == 1).count();
     assert_eq!(page["events"].as_array().unwrap().len(), mended, "those that came later, too");
+    bench.engine.stop().await.unwrap();
+}
+
+/// What reaches ahead outlasts a restart with the same chain in the configuration; somebody who sets that chain ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_ahead_of_the_log_ends_where_somebody_sets_the_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let step = |name: &str, config| StepSource::new(PluginSource::Named(name.parse().unwrap()), config);
+    let chain = || {
+        vec![step("pii-scrub@0.1.0", json!({"key": {"$secret": "pii@1"}})), step("enrich-user-agent@0.1.0", json!({}))]
+    };
+    let bench = Bench::open(dir.path(), 1).await;
+    bench.ingest(0..20).await;
+    let body = json!({"change": fine(), "range": {"to": 1000}, "reason": "also what comes"});
+    assert_eq!(bench.ask("POST", "/v1/corrections", &body).await.0, 202);
+    bench.engine.stop().await.unwrap();
+    drop(bench);
+
+    let bench = Bench::open_with(dir.path(), 1, Some(chain())).await;
+    let shown = bench.get("/v1/pipeline").await;
+    assert_eq!((&shown["revision"], &shown["ahead"][0]["until"]), (&json!(1), &json!(1000)), "{shown}");
+    let body = json!({"revision": 1, "reason": "no more of it"});
+    for changed in [true, false] {
+        let (status, shown) = bench.ask("PUT", "/v1/pipeline", &body).await;
+        assert_eq!((status, &shown["changed"], &shown["revision"]), (200, &json!(changed), &json!(3)), "{shown}");
+        assert_eq!(shown["ahead"], json!([]), "{shown}");
+    }
+    bench.ingest(20..40).await;
+    check(&bench.engine, "what came after is the chain's").await;
+    let page = bench.get("/v1/devices/mended/events?limit=1000").await;
+    assert_eq!(page["events"].as_array().unwrap().len(), (0..20).filter(|n| n % 7 == 1).count());
     bench.engine.stop().await.unwrap();
 }
 

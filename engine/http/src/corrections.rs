@@ -159,8 +159,8 @@ fn parsed(body: Result<Json<Request>, JsonRejection>) -> Result<Request, ApiErro
 
 /// The number of a correction in a path.
 fn number(path: Result<Path<u64>, PathRejection>) -> Result<u64, ApiError> {
-    path.map(|Path(id)| id).map_err(|error| {
-        ApiError::bad_request("bad_id", format!("a correction is known by its number: {}", error.body_text()))
+    path.map(|Path(id)| id).map_err(|_| {
+        ApiError::bad_request("bad_id", "a correction is known by its number, as in /v1/corrections/7: this is none")
     })
 }
 
