@@ -1,9 +1,8 @@
-//! `millrace preview`, `correct`, `corrections`, `verify` and `dead-letters`.
+//! `millrace preview`, `correct`, `corrections`, `verify` and `rebuild`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -14,12 +13,8 @@ use crate::access::printable;
 use crate::client::Client;
 use crate::correction_report::{show_preview, show_report};
 use crate::pipeline::read_steps;
+use crate::progress::{PROGRESS_EVERY, Progress};
 use crate::table::{lay_out, thousands};
-
-/// How often a correction's progress is asked for.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
-/// Characters of a progress bar.
-const BAR: usize = 30;
 
 /// What changes, and for which events.
 #[derive(Args)]
@@ -33,16 +28,17 @@ pub struct ChangeArgs {
     #[arg(long, value_name = "JSON")]
     plugin_config: Option<String>,
     /// The first: an offset of each partition, or a time at which the log took an event, as in 2026-11-03T10:00:00Z.
-    #[arg(long, value_name = "OFFSET|TIME")]
+    #[arg(long, value_name = "OFFSET|TIME", allow_negative_numbers = true)]
     from: Option<String>,
-    /// Past the last: an offset or a time. Without it: all that is in the log now.
-    #[arg(long, value_name = "OFFSET|TIME")]
+    /// Past the last: an offset or a time. Without it: all that is in the log now. An offset ahead of the log's end makes a
+    /// correction hold for events to come, up to there.
+    #[arg(long, value_name = "OFFSET|TIME", allow_negative_numbers = true)]
     to: Option<String>,
     /// The last N events of each partition.
-    #[arg(long, value_name = "N", conflicts_with_all = ["from", "to"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "to"], allow_negative_numbers = true)]
     last: Option<u64>,
     /// Only this partition of the log; may be given several times.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     partition: Vec<u32>,
     /// Only events that came in with this device id; may be given several times, as the ones below.
     #[arg(long, value_name = "ID")]
@@ -79,7 +75,7 @@ pub struct PreviewArgs {
     #[command(flatten)]
     change: ChangeArgs,
     /// Most events that are looked at, from the end of the range. Default 100,000.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     records: Option<u64>,
 }
 
@@ -137,9 +133,10 @@ pub struct VerifyArgs {
     to: Option<u64>,
 }
 
-/// A bound as the server takes it: a number is an offset.
+/// A bound as the server takes it: a number is an offset. What can't be one is the server's to refuse.
 fn bound(text: &str) -> Value {
-    text.parse::<u64>().map_or_else(|_| json!(text), |offset| json!(offset))
+    let number = serde_json::from_str::<serde_json::Number>(text);
+    number.map_or_else(|_| json!(text), Value::Number)
 }
 
 impl ChangeArgs {
@@ -219,7 +216,8 @@ async fn stage(client: &Client, mut body: Value, no_wait: bool, json: bool) -> R
     body["stage"] = json!(true);
     let begun = client.post_json("/v1/corrections", &body).await?;
     let id = id_of(&begun)?;
-    let now = if no_wait { begun } else { wait_staged(client, id, !json).await? };
+    let said = said_of(&begun, json);
+    let now = if no_wait { begun } else { with_all(wait_staged(client, id, !json).await?, said) };
     if json {
         println!("{now}");
     } else {
@@ -233,8 +231,7 @@ async fn stage(client: &Client, mut body: Value, no_wait: bool, json: bool) -> R
 
 /// Waits until all of a correction is staged.
 async fn wait_staged(client: &Client, id: u64, show: bool) -> Result<Value> {
-    let began = Instant::now();
-    let bar = show && std::io::stderr().is_terminal();
+    let mut progress = Progress::begin(show);
     loop {
         let now = client.get(&format!("/v1/corrections/{id}")).await?;
         let staged = &now["staged"];
@@ -245,15 +242,32 @@ async fn wait_staged(client: &Client, id: u64, show: bool) -> Result<Value> {
             bail!("correction {id} waits to be staged: the chain is paused ({reason}); `millrace pipeline resume`");
         }
         let done = now["state"] != "staging";
-        if bar {
-            let (made, total) = (staged["done"].as_u64().unwrap_or(0), staged["total"].as_u64().unwrap_or(0).max(1));
-            show_progress(&progress(total.saturating_sub(made), total, made, began.elapsed()), done);
-        }
+        let (made, total) = (staged["done"].as_u64().unwrap_or(0), staged["total"].as_u64().unwrap_or(0));
+        progress.show(total.saturating_sub(made), Some(total), done);
         if done {
             return Ok(now);
         }
         tokio::time::sleep(PROGRESS_EVERY).await;
     }
+}
+
+/// What the server had to say when it took a correction: shown at once to people, given back for machines.
+fn said_of(answer: &Value, json: bool) -> Map<String, Value> {
+    if !json {
+        for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            println!("note: {}", printable(note));
+        }
+    }
+    let said = ["notes", "ahead", "fewer"].into_iter();
+    said.filter_map(|name| Some((name.to_owned(), answer.get(name)?.clone()))).collect()
+}
+
+/// A later answer with what the first one had to say.
+fn with_all(mut answer: Value, mut said: Map<String, Value>) -> Value {
+    if let Some(members) = answer.as_object_mut() {
+        members.append(&mut said);
+    }
+    answer
 }
 
 fn id_of(correction: &Value) -> Result<u64> {
@@ -263,6 +277,7 @@ fn id_of(correction: &Value) -> Result<u64> {
 /// Says that a correction is in force, and waits until it is applied.
 async fn in_force(client: &Client, published: Value, no_wait: bool, json: bool) -> Result<()> {
     let id = id_of(&published)?;
+    let said = said_of(&published, json);
     if no_wait {
         if json {
             println!("{published}");
@@ -271,7 +286,7 @@ async fn in_force(client: &Client, published: Value, no_wait: bool, json: bool) 
         }
         return Ok(());
     }
-    let done = wait(client, id, !json).await?;
+    let done = with_all(wait(client, id, !json).await?, said);
     if json {
         println!("{done}");
     } else {
@@ -287,9 +302,7 @@ fn stores_of(correction: &Value) -> Vec<&str> {
 /// Waits until every store has applied a correction.
 pub async fn wait(client: &Client, id: u64, show: bool) -> Result<Value> {
     let path = format!("/v1/corrections/{id}");
-    let began = Instant::now();
-    let bar = show && std::io::stderr().is_terminal();
-    let mut at_first = None;
+    let mut progress = Progress::begin(show);
     loop {
         let now = client.get(&path).await?;
         let problem = now["stores"]
@@ -306,37 +319,13 @@ pub async fn wait(client: &Client, id: u64, show: bool) -> Result<Value> {
         let sum = |key: &str| -> u64 {
             now["stores"].as_object().into_iter().flatten().filter_map(|(_, place)| place[key].as_u64()).sum()
         };
-        let (left, total) = (sum("left"), sum("total").max(1));
-        let first = *at_first.get_or_insert(left);
         let done = now["state"] == "applied";
-        if bar {
-            show_progress(&progress(left, total, first.saturating_sub(left), began.elapsed()), done);
-        }
+        progress.show(sum("left"), Some(sum("total")), done);
         if done {
             return Ok(now);
         }
         tokio::time::sleep(PROGRESS_EVERY).await;
     }
-}
-
-/// Puts a line in the place of the one before.
-fn show_progress(line: &str, last: bool) {
-    // Progress that can't be shown harms nothing.
-    let _ = write!(std::io::stderr(), "\r{line}{}", if last { "\n" } else { "" });
-}
-
-fn progress(left: u64, total: u64, made: u64, took: Duration) -> String {
-    let share = 1.0 - left.min(total) as f64 / total as f64;
-    let full = (share * BAR as f64) as usize;
-    let rate = made as f64 / took.as_secs_f64().max(0.001);
-    let time_left = if rate > 0.0 { format!("{:.0} s left", left as f64 / rate) } else { "waiting".to_owned() };
-    format!(
-        "[{}{}] {:3.0} %  {} events/s  {time_left:<12}",
-        "#".repeat(full),
-        " ".repeat(BAR - full.min(BAR)),
-        share * 100.0,
-        thousands(rate as u64)
-    )
 }
 
 /// `millrace corrections`.
@@ -426,7 +415,7 @@ pub async fn rebuild(client: &Client, store: &str, no_wait: bool, json: bool) ->
         );
         return Ok(());
     }
-    let began = Instant::now();
+    let mut progress = Progress::begin(!json);
     loop {
         let status = client.get("/v1/status").await?;
         let place = &status["stores"][store];
@@ -434,9 +423,10 @@ pub async fn rebuild(client: &Client, store: &str, no_wait: bool, json: bool) ->
             bail!("the rebuild of {store} does not go on: {problem}");
         }
         let job = place["jobs"].as_array().into_iter().flatten().find(|job| job["revision"] == json!(REBUILD));
+        progress.show(job.map_or(0, events_left), None, job.is_none());
         match job {
-            None if json => println!("{}", json!({"store": store, "seconds": began.elapsed().as_secs_f64()})),
-            None => println!("{store} is rebuilt, {:.1} s", began.elapsed().as_secs_f64()),
+            None if json => println!("{}", json!({"store": store, "seconds": progress.took().as_secs_f64()})),
+            None => println!("{store} is rebuilt, {:.1} s", progress.took().as_secs_f64()),
             Some(job) => {
                 if let Some(problem) = job["problem"].as_str() {
                     bail!("the rebuild of {store} does not go on: {problem}");
@@ -447,6 +437,12 @@ pub async fn rebuild(client: &Client, store: &str, no_wait: bool, json: bool) ->
         }
         return Ok(());
     }
+}
+
+/// What a job of `/v1/status` has left, in offsets.
+fn events_left(job: &Value) -> u64 {
+    let ranges = job["left"].as_object().into_iter().flatten();
+    ranges.filter_map(|(_, range)| range["end"].as_u64()?.checked_sub(range["start"].as_u64()?)).sum()
 }
 
 /// `millrace compact`.
@@ -466,34 +462,6 @@ pub async fn compact(client: &Client, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// `millrace dead-letters`.
-pub async fn dead_letters(client: &Client, json: bool) -> Result<()> {
-    let list = client.get("/v1/dead-letters/groups").await?;
-    if json {
-        println!("{list}");
-        return Ok(());
-    }
-    let mut rows = Vec::new();
-    for group in list["groups"].as_array().into_iter().flatten() {
-        for place in group["partitions"].as_array().into_iter().flatten() {
-            let text = |key: &str| printable(group[key].as_str().unwrap_or(""));
-            let last = place["to"].as_u64().unwrap_or(1).saturating_sub(1);
-            let (partition, from) = (place["partition"].to_string(), place["from"].to_string());
-            let count = thousands(place["count"].as_u64().unwrap_or(0));
-            rows.push(vec![text("step"), text("code"), count, partition, from, last.to_string()]);
-        }
-    }
-    if rows.is_empty() {
-        println!("no event failed");
-        return Ok(());
-    }
-    print!("{}", lay_out(&["step", "code", "events", "partition", "first", "last"], &rows));
-    println!(
-        "a mended plugin cures them: millrace correct --replace OLD=NEW --partition P --from FIRST --to LAST+1 --reason …"
-    );
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -501,14 +469,7 @@ mod tests {
     #[test]
     fn a_number_is_an_offset_and_anything_else_a_time() {
         assert_eq!(bound("17"), json!(17));
+        assert_eq!(bound("-1"), json!(-1));
         assert_eq!(bound("2026-11-03T10:00:00Z"), json!("2026-11-03T10:00:00Z"));
-    }
-
-    #[test]
-    fn progress_never_runs_over() {
-        for (left, total) in [(0, 1), (5, 10), (20, 10)] {
-            assert!(progress(left, total, 3, Duration::from_secs(1)).starts_with('['));
-        }
-        assert!(progress(5, 10, 0, Duration::from_secs(1)).contains("waiting"));
     }
 }

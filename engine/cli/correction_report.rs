@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::access::printable;
-use crate::table::{lay_out, thousands};
+use crate::table::{counted, lay_out, thousands};
 
 /// What `verify` found, for people.
 pub fn show_report(report: &Value) -> String {
@@ -51,22 +51,26 @@ pub fn show_report(report: &Value) -> String {
 /// What a preview found, for people.
 pub fn show_preview(preview: &Value, colour: bool) -> String {
     let paint = |code: &str, text: String| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text };
-    let number = |key: &str| thousands(preview[key].as_u64().unwrap_or(0));
+    let count = |key: &str| preview[key].as_u64().unwrap_or(0);
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "{} of {} events change{}",
-        number("records_changed"),
-        number("records"),
+        "{} of {} change{}{}",
+        thousands(count("records_changed")),
+        counted(count("records"), "event"),
+        if count("records_changed") == 1 { "s" } else { "" },
         if preview["truncated"] == json!(true) { "; the range has more that were not looked at" } else { "" }
     );
+    for note in preview["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let _ = writeln!(out, "note: {}", paint("33", printable(note)));
+    }
     for (key, sign, code) in [("rows_added", "+", "32"), ("rows_removed", "-", "31"), ("rows_changed", "~", "33")] {
-        let text = format!("{sign} {} rows {}", number(key), key.trim_start_matches("rows_"));
+        let text = format!("{sign} {} {}", counted(count(key), "row"), key.trim_start_matches("rows_"));
         let _ = writeln!(out, "  {}", paint(code, text));
     }
     let counts = |key: &str| preview[key].as_object().into_iter().flatten();
     for (column, rows) in counts("columns") {
-        let _ = writeln!(out, "      {column}: {} rows", thousands(rows.as_u64().unwrap_or(0)));
+        let _ = writeln!(out, "      {column}: {}", counted(rows.as_u64().unwrap_or(0), "row"));
     }
     for (key, what, code) in
         [("dead_letters_made", "dead letters made", "31"), ("dead_letters_cured", "dead letters cured", "32")]
@@ -78,26 +82,38 @@ pub fn show_preview(preview: &Value, colour: bool) -> String {
     }
     let dates: Vec<&String> = counts("dates").map(|(date, _)| date).collect();
     if let (Some(first), Some(last)) = (dates.first(), dates.last()) {
-        let _ = writeln!(out, "  {} devices, {} dates, {first} to {last}", number("devices"), dates.len());
+        let bound = if preview["devices_at_least"] == json!(true) { "at least " } else { "" };
+        let devices = counted(count("devices"), "device");
+        let span = if first == last {
+            format!("1 date, {first}")
+        } else {
+            format!("{} dates, {first} to {last}", dates.len())
+        };
+        let _ = writeln!(out, "  {bound}{devices}, {span}");
     }
     for sample in preview["samples"].as_array().into_iter().flatten() {
         let place = format!("partition {}, offset {}, row {}", sample["partition"], sample["offset"], sample["sub"]);
         let _ = writeln!(out, "  {place}: {}", sample["change"].as_str().unwrap_or(""));
         for (column, values) in sample["columns"].as_object().into_iter().flatten() {
             let shown = |index: usize| values[index].as_str().map_or("null".to_owned(), printable);
-            let _ = writeln!(out, "      {}", paint("31", format!("- {column}: {}", shown(0))));
-            let _ = writeln!(out, "      {}", paint("32", format!("+ {column}: {}", shown(1))));
+            // A row that is not there on one side has no values there.
+            if sample["change"] != "added" {
+                let _ = writeln!(out, "      {}", paint("31", format!("- {column}: {}", shown(0))));
+            }
+            if sample["change"] != "removed" {
+                let _ = writeln!(out, "      {}", paint("32", format!("+ {column}: {}", shown(1))));
+            }
         }
     }
     let cost = |key: &str, value: &str| preview[key][value].as_f64().unwrap_or(0.0);
     let _ = writeln!(
         out,
-        "cost an event: {:.0} ns and {:.0} fuel now, {:.0} ns and {:.0} fuel then; {} revisions; {:.1} s",
+        "cost an event: {:.0} ns and {:.0} fuel now, {:.0} ns and {:.0} fuel then; {}; {:.1} s",
         cost("cost_before", "ns_per_event"),
         cost("cost_before", "fuel_per_event"),
         cost("cost_after", "ns_per_event"),
         cost("cost_after", "fuel_per_event"),
-        preview["revisions"],
+        counted(count("revisions"), "revision"),
         preview["seconds"].as_f64().unwrap_or(0.0)
     );
     out
@@ -116,7 +132,28 @@ mod tests {
                          "columns": {"device_id": ["x", null]}}],
         });
         let text = show_preview(&preview, false);
+        assert!(text.contains("2 devices, 1 date, 2026-11-03\n") && text.contains("1 revision;"), "{text}");
         assert!(text.contains("2 of 10 events change") && text.contains("+ device_id: null"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn what_is_only_on_one_side_has_values_there() {
+        let sample = |change: &str, values: Value| json!({"partition": 1, "offset": 5, "sub": 0, "change": change, "columns": {"event": values}});
+        let preview = json!({
+            "records": 1, "records_changed": 1, "rows_added": 1, "rows_removed": 1, "devices": 100_000,
+            "devices_at_least": true, "dates": {"2026-11-03": 1, "2026-11-04": 1}, "revisions": 2,
+            "notes": ["it also holds for events to come, up to offset 9 of partition 0"],
+            "samples": [sample("added", json!([null, "cart"])), sample("removed", json!(["home", null]))],
+        });
+        let text = show_preview(&preview, false);
+        assert!(text.starts_with("1 of 1 event changes\nnote: it also holds"), "{text}");
+        assert!(text.contains("+ 1 row added") && text.contains("- 1 row removed"), "{text}");
+        assert!(
+            text.contains("added\n      + event: cart\n") && text.contains("removed\n      - event: home\n"),
+            "{text}"
+        );
+        assert!(text.contains("at least 100,000 devices, 2 dates") && text.contains("2 revisions;"), "{text}");
+        assert!(!text.contains("null"), "{text}");
     }
 }

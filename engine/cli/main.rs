@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod correction;
 mod correction_report;
+mod dead_letters;
 mod demo;
 mod gap;
 mod history;
@@ -12,6 +13,7 @@ mod import;
 mod keyspace;
 mod pipeline;
 mod plugin;
+mod progress;
 mod registry;
 mod serve;
 mod status;
@@ -38,28 +40,31 @@ struct Cli {
     command: Command,
 }
 
+/// Where help lists the options of every command: apart from a command's own.
+const GLOBAL: &str = "Global options";
+
 #[derive(Args)]
 struct Global {
     /// Configuration file; millrace.toml in the working directory when there is one.
-    #[arg(long, global = true, env = "MILLRACE_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MILLRACE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Directory of log, history, table and catalogue. Commands that can ask a server work offline on it.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     data_dir: Option<String>,
     /// A running server to ask, instead of a data directory.
-    #[arg(long, global = true, value_name = "URL", conflicts_with = "data_dir")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL", conflicts_with = "data_dir")]
     url: Option<String>,
     /// The token for --url.
-    #[arg(long, global = true, env = "MILLRACE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MILLRACE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     /// Certificates, as PEM, by which the server at --url is known, instead of those that everybody knows.
-    #[arg(long, global = true, env = "MILLRACE_CA_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MILLRACE_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Answers as JSON, for machines.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
     /// What to log, as in RUST_LOG. Default: info for `serve`, else warnings.
-    #[arg(long, global = true, env = "MILLRACE_LOG_FILTER", value_name = "FILTER")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MILLRACE_LOG_FILTER", value_name = "FILTER")]
     log_filter: Option<String>,
 }
 
@@ -269,7 +274,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::DeadLetters => {
             let client = Client::open(&global, &config, false).await?;
-            let result = correction::dead_letters(&client, global.json).await;
+            let result = dead_letters::dead_letters(&client, global.json).await;
             client.close().await.and(result)?;
         }
         Command::Gap { command } => {
@@ -340,5 +345,28 @@ mod tests {
     #[test]
     fn no_two_arguments_are_in_each_others_way() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_lists_a_commands_own_options_apart_from_those_of_all() {
+        let mut cli = super::Cli::command();
+        cli.build();
+        let correct = cli.find_subcommand_mut("correct").unwrap();
+        let help = correct.render_help().to_string();
+        let (own, global) = help.split_once("Global options:").unwrap();
+        assert!(own.contains("--reason") && !own.contains("--url"), "{help}");
+        assert!(global.contains("--url") && !global.contains("--reason"), "{help}");
+    }
+
+    #[test]
+    fn a_negative_offset_is_ours_to_refuse() {
+        use clap::Parser as _;
+        for flag in ["--from", "--to"] {
+            let words = ["millrace", "correct", "--remove", "a@1.0.0", "--reason", "x", flag, "-1"];
+            assert!(super::Cli::try_parse_from(words).is_ok(), "{flag}");
+        }
+        let words = ["millrace", "correct", "--remove", "a@1.0.0", "--reason", "x", "--last", "-1"];
+        let error = super::Cli::try_parse_from(words).err().unwrap().to_string();
+        assert!(error.contains("invalid value '-1' for '--last <N>'"), "{error}");
     }
 }

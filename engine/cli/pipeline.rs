@@ -88,7 +88,7 @@ pub async fn pipeline(client: &Client, command: PipelineCommand, json: bool) -> 
             set
         }
         PipelineCommand::Revisions => {
-            let list = client.get("/v1/revisions").await?;
+            let list = all_revisions(client).await?;
             if !json {
                 print!("{}", revisions(&list));
                 return Ok(());
@@ -120,6 +120,20 @@ pub async fn pipeline(client: &Client, command: PipelineCommand, json: bool) -> 
     };
     println!("{answer}");
     Ok(())
+}
+
+/// All revisions, page by page.
+async fn all_revisions(client: &Client) -> Result<Value> {
+    let mut all = Vec::new();
+    let mut path = "/v1/revisions?limit=1000".to_owned();
+    loop {
+        let mut page = client.get(&path).await?;
+        all.append(page["revisions"].as_array_mut().unwrap_or(&mut Vec::new()));
+        match page["next"].as_u64() {
+            Some(next) => path = format!("/v1/revisions?limit=1000&after={next}"),
+            None => return Ok(json!({"revisions": all})),
+        }
+    }
 }
 
 async fn set(client: &Client, args: SetArgs) -> Result<Value> {
@@ -185,6 +199,9 @@ fn as_toml(shown: &Value) -> Result<String> {
     );
     if let Some(reason) = shown["pause"]["reason"].as_str() {
         let _ = writeln!(out, "# PAUSED: {}", reason.replace('\n', " "));
+    }
+    for line in crate::status::in_force_ahead(shown) {
+        let _ = writeln!(out, "# for the next events of {line}");
     }
     let defaults = serde_json::to_value(millrace_plugin_host::Limits::default())?;
     for step in shown["steps"].as_array().into_iter().flatten() {

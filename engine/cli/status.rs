@@ -19,6 +19,36 @@ pub async fn status(client: &Client, json: bool) -> Result<()> {
     Ok(())
 }
 
+/// What is in force for the next events of some partitions, where a correction reaches ahead of the log: a line for all of which
+/// the same is to be said.
+pub fn in_force_ahead(answer: &Value) -> Vec<String> {
+    let mut lines: Vec<(String, Vec<String>)> = Vec::new();
+    for place in answer["ahead"].as_array().into_iter().flatten() {
+        let revisions = place["revisions"].as_array().into_iter().flatten().map(|revision| {
+            let chain: Vec<&str> =
+                revision["chain"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let chain = if chain.is_empty() { "no steps".to_owned() } else { chain.join(" → ") };
+            let of = if revision["filtered"] == Value::Bool(true) { " for events that match its filter" } else { "" };
+            format!("revision {}{of}: {chain}", revision["revision"])
+        });
+        let revisions = revisions.collect::<Vec<_>>().join("; else ");
+        let said = match place["until"].as_u64() {
+            Some(until) => format!("up to offset {}, {revisions}", until.saturating_sub(1)),
+            None => revisions,
+        };
+        let partition = place["partition"].to_string();
+        match lines.iter_mut().find(|(known, _)| *known == said) {
+            Some((_, partitions)) => partitions.push(partition),
+            None => lines.push((said, vec![partition])),
+        }
+    }
+    let words = |partitions: Vec<String>| match partitions.as_slice() {
+        [one] => format!("partition {one}"),
+        many => format!("partitions {}", many.join(", ")),
+    };
+    lines.into_iter().map(|(said, partitions)| format!("{}: {said}", words(partitions))).collect()
+}
+
 /// The answer of `/v1/status` for people.
 pub fn show(status: &Value) -> String {
     let mut out = String::new();
@@ -26,6 +56,9 @@ pub fn show(status: &Value) -> String {
     let chain = if chain.is_empty() { "no steps".to_owned() } else { chain.join(" → ") };
     // Writing to a String does not fail.
     let _ = writeln!(out, "chain     {chain}  (revision {})", status["revision"]);
+    for line in in_force_ahead(status) {
+        let _ = writeln!(out, "AHEAD     {line}");
+    }
     if let Some(reason) = status["paused"].as_str() {
         let _ = writeln!(out, "PAUSED    {reason}");
     }
@@ -73,4 +106,29 @@ pub fn show(status: &Value) -> String {
         let _ = writeln!(out, "! {problem}");
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_correction_brings_to_events_to_come_is_shown() {
+        let place = |partition: u32, until: Value| {
+            json!({"partition": partition, "until": until, "revisions": [
+                {"revision": 3, "filtered": true, "chain": ["a@1.0.1", "b@1.0.0"]},
+                {"revision": 2, "filtered": false, "chain": []},
+            ]})
+        };
+        let status = json!({
+            "revision": 3, "chain": ["a@1.0.0"], "ahead": [place(0, json!(50)), place(1, json!(50)), place(2, json!(null))],
+        });
+        let what = "revision 3 for events that match its filter: a@1.0.1 → b@1.0.0; else revision 2: no steps";
+        let text = show(&status);
+        assert!(text.contains(&format!("AHEAD     partitions 0, 1: up to offset 49, {what}\n")), "{text}");
+        assert!(text.contains(&format!("AHEAD     partition 2: {what}\n")), "{text}");
+        assert!(!show(&json!({"revision": 3})).contains("AHEAD"));
+    }
 }

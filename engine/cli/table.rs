@@ -2,7 +2,8 @@
 
 /// Lays rows out in columns: text to the left, numbers to the right, two spaces between.
 pub fn lay_out(head: &[&str], rows: &[Vec<String>]) -> String {
-    let cell = |row: &[String], column: usize| row.get(column).map_or("", String::as_str).to_owned();
+    // A row is a line, whatever is in it.
+    let cell = |row: &[String], column: usize| row.get(column).map_or("", String::as_str).replace(['\n', '\r'], " ");
     let width = |text: &str| text.chars().count();
     let columns = head.len();
     let widths: Vec<usize> = (0..columns)
@@ -38,6 +39,11 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
+/// So many of something that has an `s` where it is not one.
+pub fn counted(number: u64, what: &str) -> String {
+    format!("{} {what}{}", thousands(number), if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +55,17 @@ mod tests {
             lay_out(&["event", "count"], &rows),
             "event         count\nhome          1,234\nproduct_view      5\n"
         );
+    }
+
+    #[test]
+    fn a_row_is_a_line() {
+        let rows = vec![vec!["1".into(), "two\nlines".into()], vec!["2".into(), "one".into()]];
+        assert_eq!(lay_out(&["n", "reason"], &rows), "n  reason\n1  two lines\n2  one\n");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([counted(0, "row"), counted(1, "row"), counted(1000, "row")], ["0 rows", "1 row", "1,000 rows"]);
     }
 
     #[test]

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use millrace_pipeline::correction::preview::{PREVIEW_RECORDS, PREVIEW_RECORDS_MAX};
-use millrace_pipeline::correction::{Bound, ChangeSource, CorrectionError, CorrectionSource, RangeSource};
+use millrace_pipeline::correction::preview::{PREVIEW_RECORDS, PREVIEW_RECORDS_MAX, PREVIEWS_MAX};
+use millrace_pipeline::correction::range::OFFSET_MAX;
+use millrace_pipeline::correction::{
+    Bound, ChangeSource, CorrectionError, CorrectionSource, Matches, Plan, RangeSource,
+};
 use millrace_pipeline::tokens::Principal;
 use millrace_pipeline::verify::{STORES, VerifyError, VerifyOptions};
 use millrace_timeline::Filter;
@@ -65,37 +68,31 @@ struct Insert {
     before: Option<String>,
 }
 
+/// Bounds are read by [`bound`], which says what is wrong with one.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RangeBody {
-    from: Option<BoundBody>,
-    to: Option<BoundBody>,
+    from: Option<Value>,
+    to: Option<Value>,
     last: Option<u64>,
     #[serde(default)]
     partitions: BTreeSet<u32>,
 }
 
 /// An offset as a number, or a time as RFC 3339.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum BoundBody {
-    Offset(u64),
-    Time(String),
-}
-
-impl BoundBody {
-    fn bound(self) -> Result<Bound, ApiError> {
-        match self {
-            Self::Offset(offset) => Ok(Bound::Offset(offset)),
-            Self::Time(text) => match chrono::DateTime::parse_from_rfc3339(&text) {
-                Ok(time) => Ok(Bound::Time(time.timestamp_micros())),
-                Err(_) => Err(ApiError::bad_request(
-                    "bad_range",
-                    format!("{text:?} is neither an offset nor a time as in 2026-11-03T10:00:00Z"),
-                )),
-            },
+fn bound(name: &str, value: &Value) -> Result<Bound, ApiError> {
+    let bound = match value {
+        Value::Number(number) => number.as_u64().map(Bound::Offset),
+        Value::String(text) => {
+            chrono::DateTime::parse_from_rfc3339(text).ok().map(|time| Bound::Time(time.timestamp_micros()))
         }
-    }
+        _ => None,
+    };
+    bound.ok_or_else(|| {
+        let what = "is neither an offset, a whole number from 0 to";
+        let message = format!("range.{name}: {value} {what} {OFFSET_MAX}, nor a time as in \"2026-11-03T10:00:00Z\"");
+        ApiError::bad_request("bad_range", message)
+    })
 }
 
 fn bad_change(message: impl std::fmt::Display) -> ApiError {
@@ -113,13 +110,13 @@ impl Request {
                 by: by.parse().map_err(bad_change)?,
                 config,
             },
-            Change::Insert(Insert { step, before }) => ChangeSource::Insert { step: step.source(1)?, before },
+            Change::Insert(Insert { step, before }) => ChangeSource::Insert { step: step.alone()?, before },
             Change::Remove(plugin) => ChangeSource::Remove(plugin.parse().map_err(bad_change)?),
         };
         let RangeBody { from, to, last, partitions } = self.range;
         let range = RangeSource {
-            from: from.map(BoundBody::bound).transpose()?,
-            to: to.map(BoundBody::bound).transpose()?,
+            from: from.as_ref().map(|value| bound("from", value)).transpose()?,
+            to: to.as_ref().map(|value| bound("to", value)).transpose()?,
             last,
             partitions,
             filter: self.filter,
@@ -137,6 +134,14 @@ fn correction_error(error: CorrectionError) -> ApiError {
         CorrectionError::BelowHorizon { partition, from, first } => {
             refused("below_horizon", error).with_detail(json!({"partition": partition, "from": from, "first": first}))
         }
+        CorrectionError::TimeBelowHorizon { partition, from_us, first, first_us } => refused("below_horizon", error)
+            .with_detail(json!({
+                "partition": partition, "from": rfc3339(from_us), "first": first, "first_at": rfc3339(first_us),
+            })),
+        CorrectionError::AllBelowHorizon { partition, first } => {
+            refused("below_horizon", error).with_detail(json!({"partition": partition, "first": first}))
+        }
+        CorrectionError::Step(_) => refused("bad_pipeline", error),
         CorrectionError::Filter(_) => refused("bad_filter", error),
         CorrectionError::Nothing(_) => refused("nothing_to_do", error),
         CorrectionError::Replay(_) => refused("replay_failed", error),
@@ -152,7 +157,14 @@ fn parsed(body: Result<Json<Request>, JsonRejection>) -> Result<Request, ApiErro
     body.map(|Json(request)| request).map_err(|error| ApiError::bad_request("bad_body", error.body_text()))
 }
 
-/// `POST /v1/previews`.
+/// The number of a correction in a path.
+fn number(path: Result<Path<u64>, PathRejection>) -> Result<u64, ApiError> {
+    path.map(|Path(id)| id).map_err(|_| {
+        ApiError::bad_request("bad_id", "a correction is known by its number, as in /v1/corrections/7: this is none")
+    })
+}
+
+/// `POST /v1/previews`. [`PREVIEWS_MAX`] at a time.
 pub(crate) async fn preview(
     State(api): State<Api>,
     body: Result<Json<Request>, JsonRejection>,
@@ -162,7 +174,13 @@ pub(crate) async fn preview(
     if !(1..=PREVIEW_RECORDS_MAX).contains(&records) {
         return Err(ApiError::bad_request("bad_records", format!("records must be 1 to {PREVIEW_RECORDS_MAX}")));
     }
-    let plan = api.engine.plan_correction(request.source()?).await.map_err(correction_error)?;
+    let source = request.source()?;
+    let Ok(_place) = api.previews.try_acquire() else {
+        let message =
+            format!("{PREVIEWS_MAX} previews are under way, as many as there can be: try again when one is done");
+        return Err(ApiError::new(StatusCode::CONFLICT, "busy", message));
+    };
+    let plan = api.engine.plan_correction(source).await.map_err(correction_error)?;
     let preview = api.engine.preview(&plan, records).await.map_err(correction_error)?;
     Ok(Json(json!(preview)))
 }
@@ -178,8 +196,12 @@ pub(crate) async fn correct(
     let stage = request.stage;
     let source = request.source()?;
     let mut tries = 0;
+    let (mut facts, mut notes);
     let id = loop {
         let plan = api.engine.plan_correction(source.clone()).await.map_err(correction_error)?;
+        (facts, notes) = (json!(plan.facts), plan.facts.notes());
+        let matches = api.engine.look_for_matches(&plan).await.map_err(correction_error)?;
+        notes.extend(note_of(matches, &plan)?);
         tries += 1;
         let done = match stage {
             true => api.engine.stage(plan, &principal.name, &reason).await,
@@ -193,15 +215,44 @@ pub(crate) async fn correct(
     };
     let action = if stage { "correction.stage" } else { "correction.publish" };
     api.engine.tokens().audit(&principal, action, format!("correction {id}"), Some(reason)).await;
-    Ok((StatusCode::ACCEPTED, Json(shown(&api, id).unwrap_or_else(|| json!({"id": id})))))
+    let mut answer = shown(&api, id).unwrap_or_else(|| json!({"id": id}));
+    if let (Some(answer), Some(facts)) = (answer.as_object_mut(), facts.as_object_mut()) {
+        answer.append(facts);
+        if !notes.is_empty() {
+            answer.insert("notes".to_owned(), json!(notes));
+        }
+    }
+    Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+/// What to say of a correction whose filter matched nothing that was looked at. One that is about no record is refused.
+fn note_of(matches: Matches, plan: &Plan) -> Result<Option<String>, ApiError> {
+    match matches {
+        Matches::Some => Ok(None),
+        // Without a filter it is about all that comes.
+        Matches::NoneYet if plan.filter.is_empty() => Ok(None),
+        Matches::NoneYet => Ok(Some("no event that the log has by now matches the filter".to_owned())),
+        Matches::NoneOf(read) => Ok(Some(format!(
+            "none of the last {read} events of the range matches the filter; the others were not looked at"
+        ))),
+        Matches::None => {
+            let what = match plan.filter.is_empty() {
+                true => "no event of the range is one that the change is about",
+                false => "no event of the range matches the filter",
+            };
+            let message = format!("nothing to do: {what}");
+            Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "nothing_to_do", message))
+        }
+    }
 }
 
 /// `POST /v1/corrections/{id}/publish`: brings a staged correction into force.
 pub(crate) async fn publish(
     State(api): State<Api>,
     Extension(principal): Extension<Principal>,
-    Path(id): Path<u64>,
+    id: Result<Path<u64>, PathRejection>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let id = number(id)?;
     api.engine.publish_staged(id).await.map_err(correction_error)?;
     api.engine.tokens().audit(&principal, "correction.publish", format!("correction {id}"), None).await;
     Ok((StatusCode::ACCEPTED, Json(shown(&api, id).unwrap_or_else(|| json!({"id": id})))))
@@ -230,7 +281,8 @@ pub(crate) async fn list(State(api): State<Api>) -> Json<Value> {
 }
 
 /// `GET /v1/corrections/{id}`.
-pub(crate) async fn one(State(api): State<Api>, Path(id): Path<u64>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn one(State(api): State<Api>, id: Result<Path<u64>, PathRejection>) -> Result<Json<Value>, ApiError> {
+    let id = number(id)?;
     shown(&api, id).map(Json).ok_or_else(|| no_such(id))
 }
 
@@ -238,8 +290,9 @@ pub(crate) async fn one(State(api): State<Api>, Path(id): Path<u64>) -> Result<J
 pub(crate) async fn cancel(
     State(api): State<Api>,
     Extension(principal): Extension<Principal>,
-    Path(id): Path<u64>,
+    id: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let id = number(id)?;
     let found = shown(&api, id).ok_or_else(|| no_such(id))?;
     if found["staged"].is_object() {
         api.engine.cancel_staged(id).await.map_err(correction_error)?;

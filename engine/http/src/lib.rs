@@ -4,6 +4,7 @@
 //! * [`import`]: NDJSON files, resumable.
 //! * [`history`]: one device's events, newest first.
 //! * [`plugins`], [`pipeline`]: what transforms are made of, and which are in force.
+//! * [`revisions`]: the timeline, page by page.
 //! * [`corrections`]: candidates for what is in the log already: previewed, and brought into force.
 //! * [`auth`], [`access`]: tokens, the audit trail, raw data.
 //! * [`gaps`]: what retention took before a store had it.
@@ -23,6 +24,7 @@ pub mod ingest;
 pub mod operate;
 pub mod pipeline;
 pub mod plugins;
+pub mod revisions;
 mod row_json;
 
 use std::collections::HashSet;
@@ -33,6 +35,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use millrace_pipeline::correction::preview::PREVIEWS_MAX;
 use millrace_pipeline::engine::Engine;
 use millrace_pipeline::roles::Role;
 use millrace_pipeline::tokens::Scope;
@@ -81,13 +84,23 @@ pub struct Api {
     rates: Arc<auth::Rates>,
     /// Held by the verification under way: there is one at a time.
     verifying: Arc<tokio::sync::Mutex<()>>,
+    /// A place for each preview.
+    previews: Arc<Semaphore>,
 }
 
 /// All routes, over a running engine.
 pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
     let slots = Arc::new(Semaphore::new(limits.requests));
-    let api =
-        Api { engine, limits, trust, slots, imports: Arc::default(), rates: Arc::default(), verifying: Arc::default() };
+    let api = Api {
+        engine,
+        limits,
+        trust,
+        slots,
+        imports: Arc::default(),
+        rates: Arc::default(),
+        verifying: Arc::default(),
+        previews: Arc::new(Semaphore::new(PREVIEWS_MAX)),
+    };
     let mut ingest = Router::new().route("/v1/batch", post(ingest::batch)).route("/v1/b", post(ingest::batch));
     for (kind, paths) in ingest::KINDS {
         for path in *paths {
@@ -112,7 +125,7 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/tables", get(plugins::list_tables))
         .route("/v1/tables/{name}", get(plugins::table_versions))
         .route("/v1/pipeline", get(pipeline::show))
-        .route("/v1/revisions", get(pipeline::revisions))
+        .route("/v1/revisions", get(revisions::list))
         .route("/v1/gaps", get(gaps::list))
         .route("/v1/corrections", get(corrections::list))
         .route("/v1/corrections/{id}", get(corrections::one));

@@ -1,4 +1,4 @@
-//! `/v1/pipeline` and `/v1/revisions`: the chain in force, and how another one comes into force.
+//! `/v1/pipeline`: the chain in force, and how another one comes into force.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use millrace_pipeline::pipeline::{Activation, PipelineError, PluginSource, StepS
 use millrace_pipeline::processor::ActivationStart;
 use millrace_pipeline::tokens::Principal;
 use millrace_plugin_host::{Limits, OnError};
+use millrace_timeline::chain::PluginName;
 use millrace_timeline::{ChainSpec, Filter, Revision, SEMANTICS_VERSION, StepSpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,7 +47,7 @@ fn show_filter(filter: &Filter) -> Value {
     Value::Object(columns.collect())
 }
 
-fn show_revision(revision: &Revision) -> Value {
+pub(crate) fn show_revision(revision: &Revision) -> Value {
     json!({
         "revision": revision.id,
         "kind": revision.kind,
@@ -61,27 +62,16 @@ fn show_revision(revision: &Revision) -> Value {
     })
 }
 
-/// `GET /v1/pipeline`: the chain in force for what comes next.
+/// `GET /v1/pipeline`: the chain in force at last, and what is in force at the log's ends where that is another one.
 pub(crate) async fn show(State(api): State<Api>) -> Json<Value> {
     let mut shown = api.engine.in_force().as_ref().map_or_else(|| json!({"revision": 0, "steps": []}), show_revision);
     shown["required"] = json!(api.engine.policy().required);
     shown["pause"] = json!(api.engine.processor().pause().get());
+    // What is in force at last is known without the log.
+    if let Ok(ends) = api.engine.log_ends().await {
+        shown["ahead"] = json!(millrace_pipeline::status::ahead(&api.engine.timeline(), ends));
+    }
     Json(shown)
-}
-
-/// `GET /v1/revisions`: the timeline, newest first.
-pub(crate) async fn revisions(State(api): State<Api>) -> Json<Value> {
-    let timeline = api.engine.timeline();
-    let stores = api.engine.progress().snapshot();
-    let shown = timeline.revisions().iter().rev().map(|revision| {
-        let mut shown = show_revision(revision);
-        let taken_in = stores.iter().map(|(name, store)| (*name, store.applied >= revision.id));
-        shown["taken_in"] = json!(taken_in.collect::<BTreeMap<_, _>>());
-        let left = stores.iter().filter_map(|(name, store)| Some((*name, store.jobs.get(&revision.id)?)));
-        shown["jobs"] = json!(left.collect::<BTreeMap<_, _>>());
-        shown
-    });
-    Json(json!({"revisions": shown.collect::<Vec<_>>()}))
 }
 
 /// The body of `PUT /v1/pipeline`: steps, or the revision whose chain is to be in force again; `previous` is that of the
@@ -129,9 +119,20 @@ fn no_config() -> Value {
 }
 
 impl NewStep {
+    /// A step of a list.
     pub(crate) fn source(self, number: usize) -> Result<StepSource, ApiError> {
+        self.named(|problem| bad_pipeline(format!("pipeline step {number}: {problem}")))
+    }
+
+    /// A step that stands in no list.
+    pub(crate) fn alone(self) -> Result<StepSource, ApiError> {
+        self.named(bad_pipeline)
+    }
+
+    fn named(self, wrong: impl Fn(String) -> ApiError) -> Result<StepSource, ApiError> {
         let Self { plugin, config, limits, on_error, tables } = self;
-        let plugin = plugin.parse().map_err(|error| bad_pipeline(format!("pipeline step {number}: {error}")))?;
+        let plugin: Result<PluginName, _> = plugin.parse();
+        let plugin = plugin.map_err(|error| wrong(error.to_string()))?;
         Ok(StepSource { plugin: PluginSource::Named(plugin), config, limits, on_error, tables })
     }
 }
@@ -161,6 +162,10 @@ pub(crate) fn checked_reason(reason: &str) -> Result<&str, ApiError> {
         long if long.len() > REASON_BYTES_MAX => {
             Err(ApiError::bad_request("bad_reason", format!("a reason has at most {REASON_BYTES_MAX} bytes")))
         }
+        reason if reason.chars().any(char::is_control) => Err(ApiError::bad_request(
+            "bad_reason",
+            "a reason is one line of text: this one has line breaks or other control characters",
+        )),
         reason => Ok(reason),
     }
 }

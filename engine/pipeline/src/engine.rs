@@ -37,9 +37,10 @@ use crate::materialize::{CommitPolicy, Materializer};
 use crate::metrics::Metrics;
 use crate::pause::Pause;
 use crate::pipeline::{PipelineError, PipelinePolicy, StepSource};
+use crate::portion::job_progress;
 use crate::processor::{Processor, ProcessorOptions};
 use crate::progress::Progress;
-use crate::rematerialize::{REQUESTS_MAX, RebuildRequest, Rematerializer, job_progress};
+use crate::rematerialize::{REQUESTS_MAX, RebuildRequest, Rematerializer};
 use crate::roles::{Role, Roles};
 use crate::secrets::{SecretError, Secrets};
 use crate::staging::{STAGED_BYTES_MAX, Staging};
@@ -452,15 +453,15 @@ impl Engine {
         let asked = problem.is_none().then_some(&*self.log);
         let stores = status::stores(asked, &bounds, self.progress.snapshot(), (self.clock)()).await?;
         let timeline = self.timeline.borrow().clone();
-        let chain = timeline.current();
-        let steps = chain.map(|revision| revision.chain.steps.iter().map(|step| step.plugin.to_string()).collect());
+        let ends = (0..).zip(bounds.iter().map(|bounds| bounds.end));
         let pause = self.processor.pause().get();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION"),
-            log: LogStatus { id: self.log.id(), partitions: bounds, problem },
             gaps: self.accepted_gaps(),
             revision: timeline.head(),
-            chain: steps.unwrap_or_default(),
+            chain: timeline.current().map(status::steps_of).unwrap_or_default(),
+            ahead: status::ahead(&timeline, ends),
+            log: LogStatus { id: self.log.id(), partitions: bounds, problem },
             paused: pause.as_ref().map(|pause| pause.reason.clone()),
             pause,
             stores,

@@ -42,6 +42,7 @@ pub mod materialize;
 pub mod metrics;
 pub mod pause;
 pub mod pipeline;
+mod portion;
 pub mod processor;
 pub mod progress;
 pub mod registry;

@@ -27,9 +27,9 @@ use tokio::time::Instant;
 use crate::gaps::GapRequest;
 use crate::leases::{Duties, LOOK_AGAIN};
 use crate::metrics::Metrics;
+use crate::portion::job_progress;
 use crate::processor::{Processor, SliceError};
 use crate::progress::{PartitionState, Progress, StoreProgress};
-use crate::rematerialize::job_progress;
 
 /// Slices that wait for a store's loop, besides the one that each feeder holds.
 const SLICES_WAITING_MAX: usize = 2;

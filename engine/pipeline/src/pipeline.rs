@@ -26,8 +26,8 @@ use crate::engine::{Engine, EngineError};
 use crate::processor::ActivationStart;
 use crate::registry::RegistryError;
 use crate::secrets::SecretError;
-use crate::stock;
 use crate::trial::{self, TrialError};
+use crate::{status, stock};
 
 /// Name of the secret that the stock chain hashes with.
 pub const PII_SECRET: &str = "pii@1";
@@ -183,10 +183,13 @@ impl Engine {
             reason: "pipeline at start".to_owned(),
             start: ActivationStart::End,
         };
-        if !self.activate(activation).await?.is_new {
-            self.check_in_force(&timeline).await?;
+        // The same chain is no activation, which would end a correction that reaches ahead of the log: that is for people.
+        if timeline.current().is_some_and(|now| now.chain.does_the_same_as(&activation.chain)) {
+            self.check_chain(&activation.chain).await?;
+        } else if self.activate(activation).await?.is_new {
+            return Ok(());
         }
-        Ok(())
+        Ok(self.check_in_force(&timeline).await?)
     }
 
     /// The revision in force for what comes next.
@@ -222,7 +225,7 @@ impl Engine {
     }
 
     /// Checks a chain in every way and appends it to the timeline, without stopping anything. A chain that does the same as
-    /// the one in force is not appended again.
+    /// the one in force is not appended again, unless a correction reaches ahead of the log's end: this ends it there.
     ///
     /// # Errors
     /// [`PipelineError`] says what is wrong with it and where; the chain in force stays in force.
@@ -238,6 +241,7 @@ impl Engine {
         if let Some(in_force) = timeline.current()
             && in_force.chain.does_the_same_as(&chain)
             && start == ActivationStart::End
+            && status::ahead(&timeline, status::ends(&**self.log()).await?).is_empty()
         {
             return Ok(Activated { revision: in_force.id, is_new: false });
         }

@@ -50,7 +50,7 @@ impl Processor {
             .try_buffered(AHEAD)
     }
 
-    fn read_again(
+    pub(crate) fn read_again(
         &self,
         partition: u32,
         offsets: Range<u64>,

@@ -6,6 +6,7 @@ use millrace_log::{EventLog, LogError, ReadLimit};
 use millrace_rows::LogId;
 use millrace_timeline::access::PauseEntry;
 use millrace_timeline::gaps::GapEntry;
+use millrace_timeline::{Revision, Timeline};
 use serde::Serialize;
 
 use crate::leases::Duty;
@@ -21,8 +22,11 @@ pub struct Status {
     pub log: LogStatus,
     /// Highest revision of the timeline.
     pub revision: u64,
-    /// The chain in force for what comes next, as `plugin@version`.
+    /// The chain that is in force at last, past every range that has an end, as `plugin@version`.
     pub chain: Vec<String>,
+    /// What is in force for the next events, of partitions where that is something else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ahead: Vec<InForce>,
     /// Why the chain is paused, if it is.
     pub paused: Option<String>,
     /// Since when, and by whom.
@@ -35,6 +39,54 @@ pub struct Status {
     /// Gaps of the log that somebody accepted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<GapEntry>,
+}
+
+/// What is in force at the log's end of a partition, where a correction reaches ahead of that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InForce {
+    /// The partition.
+    pub partition: u32,
+    /// First offset for which that may be otherwise; `None`: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// Revisions, highest first: in force for an event is the first whose filter it matches.
+    pub revisions: Vec<InForceRevision>,
+}
+
+/// One of the revisions of which one is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InForceRevision {
+    /// The revision.
+    pub revision: u64,
+    /// Whether it is about events that match its filter only; `/v1/revisions` has that.
+    pub filtered: bool,
+    /// Its chain, as `plugin@version`.
+    pub chain: Vec<String>,
+}
+
+/// The plugins of a revision's chain.
+pub(crate) fn steps_of(revision: &Revision) -> Vec<String> {
+    revision.chain.steps.iter().map(|step| step.plugin.to_string()).collect()
+}
+
+/// What is in force at the ends of the log, of partitions where that is not what is in force at last
+/// ([`Timeline::current`]).
+pub fn ahead(timeline: &Timeline, ends: impl IntoIterator<Item = (u32, u64)>) -> Vec<InForce> {
+    let current = timeline.current().map(|revision| revision.id);
+    let at = |(partition, end): (u32, u64)| {
+        let (offsets, revisions) = timeline.segments(timeline.head(), partition, end..u64::MAX).into_iter().next()?;
+        if revisions.iter().map(|revision| Some(revision.id)).eq([current]) {
+            return None;
+        }
+        let revisions = revisions.into_iter().map(|revision| InForceRevision {
+            revision: revision.id,
+            filtered: !revision.filter.is_empty(),
+            chain: steps_of(revision),
+        });
+        let until = (offsets.end < u64::MAX).then_some(offsets.end);
+        Some(InForce { partition, until, revisions: revisions.collect() })
+    };
+    ends.into_iter().filter_map(at).collect()
 }
 
 /// The state of the log.
@@ -170,4 +222,45 @@ async fn waiting_seconds(log: &dyn EventLog, partition: u32, offset: u64, now_us
         other => other?,
     };
     Ok(records.first().map_or(0.0, |record| (now_us - record.appended_at_us).max(0) as f64 / 1e6))
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_timeline::{ChainSpec, Filter, Kind, OffsetRange, Ranges};
+
+    use super::*;
+
+    #[test]
+    fn a_correction_that_reaches_ahead_is_in_force_at_the_logs_end() {
+        let revision = |id, ranges, filter| Revision {
+            id,
+            kind: Kind::Correct,
+            ranges,
+            filter,
+            group: None,
+            chain: ChainSpec { semantics: 1, steps: vec![] },
+            author: String::new(),
+            reason: String::new(),
+            created_at_us: 0,
+        };
+        let closed = |partition, start, end| Ranges {
+            partitions: [(partition, OffsetRange { start, end: Some(end) })].into(),
+            later_partitions: false,
+        };
+        let timeline = Timeline::new(vec![
+            revision(1, Ranges::everything(), Filter::default()),
+            revision(2, closed(0, 0, 10), Filter::default()),
+            revision(3, closed(1, 5, 50), Filter::default().with("app", ["shop"])),
+        ])
+        .unwrap();
+        assert_eq!(ahead(&timeline, [(0, 10), (1, 50), (2, 0)]), []);
+        assert_eq!(ahead(&Timeline::default(), [(0, 10)]), []);
+        let found = ahead(&timeline, [(0, 9), (1, 4), (1, 5)]);
+        let short = |found: &InForce| {
+            let revisions: Vec<(u64, bool)> = found.revisions.iter().map(|r| (r.revision, r.filtered)).collect();
+            (found.partition, found.until, revisions)
+        };
+        let expected = [(0, Some(10), vec![(2, false)]), (1, Some(50), vec![(3, true), (1, false)])];
+        assert_eq!(found.iter().map(short).collect::<Vec<_>>(), expected);
+    }
 }

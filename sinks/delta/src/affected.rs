@@ -1,6 +1,6 @@
 //! Which files a commit takes out of force because they hold rows of records that were made again, and what is left of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,16 +8,17 @@ use arrow::datatypes::SchemaRef;
 use chrono::NaiveDate;
 use deltalake::kernel::Snapshot;
 use millrace_rows::StoreError;
+use millrace_rows::schema::EVENT_DATE;
 use parquet::arrow::ArrowSchemaConverter;
 use tokio::runtime::Handle;
 
+use crate::entry::Removed;
 use crate::error::{broken, unavailable};
 use crate::groups::Group;
 use crate::merge::{self, Source};
-use crate::names::is_data_file;
+use crate::names::{file_name, is_data_file};
 use crate::offsets::Remade;
 use crate::reader::{DataFile, TableReader};
-use crate::rewriter::date_of;
 use crate::table::Table;
 
 /// Files that go out of force, and what is left of them.
@@ -93,4 +94,28 @@ pub(crate) async fn affected(
         Ok(affected)
     };
     tokio::task::spawn_blocking(count).await.map_err(|error| unavailable(format!("reading files: {error}")))?
+}
+
+/// The removes of files, spelled as the log has them.
+pub(crate) async fn removes_of(
+    table: &Table,
+    snapshot: &Snapshot,
+    files: &[DataFile],
+) -> Result<BTreeMap<String, Removed>, StoreError> {
+    if files.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let names: HashSet<String> = files.iter().map(|file| file_name(&file.path).to_owned()).collect();
+    let mut spellings = table.spellings(snapshot, names).await?;
+    let removed = |file: &DataFile| {
+        let name = file_name(&file.path).to_owned();
+        // Every name was asked for; two files of one name would be told apart by nobody.
+        let path = spellings.remove(&name).ok_or_else(|| broken(format!("two files are named {name:?}")))?;
+        Ok((name, Removed { path, date: date_of(file)?.to_string(), size: file.bytes }))
+    };
+    files.iter().map(removed).collect()
+}
+
+pub(crate) fn date_of(file: &DataFile) -> Result<NaiveDate, StoreError> {
+    file.date.ok_or_else(|| broken(format!("the file {:?} has no {EVENT_DATE}", file.path)))
 }

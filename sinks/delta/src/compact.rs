@@ -17,6 +17,7 @@ use deltalake::kernel::Snapshot;
 use millrace_rows::StoreError;
 use uuid::Uuid;
 
+use crate::affected::removes_of;
 use crate::entry::{Cause, Commit};
 use crate::error::broken;
 use crate::maintain::Maintainer;
@@ -24,7 +25,7 @@ use crate::merge::{self, Source};
 use crate::names::is_data_file;
 use crate::put::{Known, put};
 use crate::reader::{DataFile, TableReader};
-use crate::rewriter::{file_schema, removes_of};
+use crate::rewriter::file_schema;
 use crate::staging::Staging;
 use crate::table::Seen;
 

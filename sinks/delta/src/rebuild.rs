@@ -32,6 +32,15 @@ pub(crate) struct Parts {
     orphan_age: Duration,
 }
 
+/// All parts as one.
+pub(crate) struct ToCommit {
+    /// What was staged, by partition.
+    pub(crate) staged: BTreeMap<u32, Staged>,
+    pub(crate) files: Vec<StagedFile>,
+    /// Columns that the table does not have.
+    pub(crate) added: Vec<AddedColumn>,
+}
+
 struct Part {
     held: HeldBack,
     /// `None`: the log has no record there.
@@ -114,14 +123,11 @@ impl Parts {
         self.orphan_age / 4 * 3
     }
 
-    /// What a commit under `applied` takes: by partition what was staged, the files, and the columns that these add.
+    /// What a commit under `applied` takes.
     ///
     /// # Errors
     /// When some of it may not be committed: it must be looked at again.
-    pub(crate) fn to_commit(
-        &self,
-        applied: u64,
-    ) -> Result<(BTreeMap<u32, Staged>, Vec<StagedFile>, Vec<AddedColumn>), StoreError> {
+    pub(crate) fn to_commit(&self, applied: u64) -> Result<ToCommit, StoreError> {
         if let Some(part) = self.parts.iter().find(|part| part.held.applied != applied) {
             let HeldBack { partition, offsets, applied: under } = &part.held;
             return Err(fenced(format!(
@@ -145,7 +151,7 @@ impl Parts {
                 }
             }
         }
-        Ok((staged, self.files().cloned().collect(), added))
+        Ok(ToCommit { staged, files: self.files().cloned().collect(), added })
     }
 
     /// Forgets all of it: it is in the table, or nobody knows.

@@ -10,7 +10,7 @@
 //! on its job's markers, on every file it removes being in force, and on nobody else having added rows of its records:
 //! then the rows in force after it are those before it, with the rows of the records exchanged.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,20 +23,19 @@ use millrace_rows::{Backlog, HeldBack, Job, Reason, Rewrite, Rewriter, StoreErro
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::affected::{Kept, affected};
+use crate::affected::{Kept, affected, removes_of};
 use crate::columns::Columns;
 use crate::encode::StagedFile;
-use crate::entry::{Cause, Commit, Correction, PartitionCounts, Removed};
+use crate::entry::{Cause, Commit, Correction, PartitionCounts};
 use crate::error::{STORE, broken, fenced, unavailable};
 use crate::groups;
 use crate::markers::{Marker, as_marker};
 use crate::merge::{self, Source};
-use crate::names::file_name;
 use crate::offsets::{Offsets, Remade};
 use crate::options::Options;
 use crate::put::{Known, put};
 use crate::reader::DataFile;
-use crate::rebuild::Parts;
+use crate::rebuild::{Parts, ToCommit};
 use crate::split::by_day;
 use crate::staging::Staging;
 use crate::table::{Seen, Table};
@@ -141,30 +140,6 @@ pub(crate) fn file_schema(snapshot: &Snapshot, columns: &Columns) -> SchemaRef {
     let fields = table.fields().iter().filter(|field| field.name() != EVENT_DATE).cloned();
     let added = columns.added().iter().map(|column| Arc::new(Field::new(&column.name, column.ty.data_type(), true)));
     Arc::new(Schema::new(fields.chain(added).collect::<Vec<_>>()))
-}
-
-/// The removes of files, spelled as the log has them.
-pub(crate) async fn removes_of(
-    table: &Table,
-    snapshot: &Snapshot,
-    files: &[DataFile],
-) -> Result<BTreeMap<String, Removed>, StoreError> {
-    if files.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let names: HashSet<String> = files.iter().map(|file| file_name(&file.path).to_owned()).collect();
-    let mut spellings = table.spellings(snapshot, names).await?;
-    let removed = |file: &DataFile| {
-        let name = file_name(&file.path).to_owned();
-        // Every name was asked for; two files of one name would be told apart by nobody.
-        let path = spellings.remove(&name).ok_or_else(|| broken(format!("two files are named {name:?}")))?;
-        Ok((name, Removed { path, date: date_of(file)?.to_string(), size: file.bytes }))
-    };
-    files.iter().map(removed).collect()
-}
-
-pub(crate) fn date_of(file: &DataFile) -> Result<NaiveDate, StoreError> {
-    file.date.ok_or_else(|| broken(format!("the file {:?} has no {EVENT_DATE}", file.path)))
 }
 
 /// Row groups that new rows must fill to stay in files of their own beside what they were taken out of. A replay of a large
@@ -295,7 +270,7 @@ impl DeltaRewriter {
             self.position = Some(position);
             return Ok(backlog);
         }
-        let (staged, files, added) = self.parts.to_commit(applied)?;
+        let ToCommit { staged, files, added } = self.parts.to_commit(applied)?;
         for AddedColumn { name, ty } in &added {
             position.known.columns.admit_column(name, *ty).map_err(broken)?;
         }

@@ -15,8 +15,10 @@ use crate::transform::Transformed;
 
 /// Most samples of changed values that a preview keeps.
 pub const SAMPLES_MAX: usize = 20;
-/// Most devices that are counted apart; past it the count is a lower bound.
+/// Most devices that are counted apart; past it the count is a lower bound, and says so.
 pub const DEVICES_MAX: usize = 100_000;
+/// Columns that a sample of a row shows which only one side gives, where they have a value.
+const MAIN: [&str; 6] = ["type", "event", "event_time", "app", "device_id", "user_id"];
 /// Columns whose text says nothing about a person and is shown as it is.
 const SHOWN: [&str; 8] = ["type", "event", "app", "app_version", "platform", "os", "device_model", "locale"];
 
@@ -45,12 +47,56 @@ pub struct Diff {
     pub dead_letters_cured: BTreeMap<String, u64>,
     /// Devices whose history changes.
     pub devices: u64,
+    /// Whether there are more than were counted, [`DEVICES_MAX`].
+    pub devices_at_least: bool,
     /// Dates of rows that change, before or after, as `YYYY-MM-DD`.
     pub dates: BTreeMap<String, u64>,
-    /// Some changes. Text that could tell of a person is masked; the same text has the same mask within one preview.
+    /// Some changes, of as many partitions and kinds as there are. Text that could tell of a person is masked; the same text has the same mask within one preview.
     pub samples: Vec<Sample>,
     #[serde(skip)]
     seen: HashSet<u64>,
+    #[serde(skip)]
+    kept: Samples,
+}
+
+/// Samples while they are gathered: [`SAMPLES_MAX`] at the most, by partition and kind of change. Each of these gives up what
+/// it has more than another, so what was seen first has no more than what comes later.
+#[derive(Clone, Debug, Default)]
+struct Samples {
+    by_kind: BTreeMap<(u32, Change), Vec<Sample>>,
+    total: usize,
+}
+
+impl Samples {
+    /// The kind that would give up a sample for one of `kind`: the one with the most, if that has two more.
+    fn richer(&self, kind: (u32, Change)) -> Option<(u32, Change)> {
+        let has = self.by_kind.get(&kind).map_or(0, Vec::len);
+        let (richest, samples) = self.by_kind.iter().max_by_key(|(_, samples)| samples.len())?;
+        (samples.len() > has + 1).then_some(*richest)
+    }
+
+    fn wants(&self, partition: u32, change: Change) -> bool {
+        self.total < SAMPLES_MAX || self.richer((partition, change)).is_some()
+    }
+
+    /// Keeps a sample that is wanted.
+    fn keep(&mut self, sample: Sample) {
+        let kind = (sample.partition, sample.change);
+        if self.total < SAMPLES_MAX {
+            self.total += 1;
+        } else {
+            let Some(richer) = self.richer(kind).and_then(|richer| self.by_kind.get_mut(&richer)) else { return };
+            richer.pop();
+        }
+        self.by_kind.entry(kind).or_default().push(sample);
+    }
+
+    fn in_order(&mut self) -> Vec<Sample> {
+        self.total = 0;
+        let mut samples: Vec<Sample> = std::mem::take(&mut self.by_kind).into_values().flatten().collect();
+        samples.sort_by_key(|sample| (sample.partition, sample.offset, sample.sub, sample.change));
+        samples
+    }
 }
 
 /// One row that changes.
@@ -64,12 +110,12 @@ pub struct Sample {
     pub sub: u32,
     /// Whether the row is added, removed or changed.
     pub change: Change,
-    /// For changed rows: columns with their values before and after.
+    /// Columns with their values before and after: for changed rows those that change, else the main ones.
     pub columns: BTreeMap<String, [Option<String>; 2]>,
 }
 
 /// What happens to a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
     /// Only the candidate gives it.
@@ -156,56 +202,82 @@ impl Diff {
                 (Some(place), None) | (None, Some(place)) => place,
                 (None, None) => return,
             };
-            let mut sample = Sample {
+            let at = |change| Sample {
                 partition,
                 offset: place.0.unsigned_abs(),
                 sub: u32::try_from(place.1).unwrap_or(0),
-                change: Change::Changed,
+                change,
                 columns: BTreeMap::new(),
             };
+            let shown = |name: &str, column: &Option<&ArrayRef>, row| column.and_then(|c| shown(name, c, row, mask));
             if left == right {
-                for (name, before, after) in &columns {
-                    if !same(*before, i, *after, j) {
+                let differ = columns.iter().filter(|(_, before, after)| !same(*before, i, *after, j));
+                let differ: Vec<_> = differ.collect();
+                if !differ.is_empty() {
+                    for (name, ..) in &differ {
                         *self.columns.entry((*name).to_owned()).or_default() += 1;
-                        let value = |column: &Option<&ArrayRef>, row| column.and_then(|c| shown(name, c, row, mask));
-                        sample.columns.insert((*name).to_owned(), [value(before, i), value(after, j)]);
                     }
-                }
-                if !sample.columns.is_empty() {
                     self.rows_changed += 1;
                     self.touch(one, i);
                     self.touch(two, j);
-                    self.keep(sample, changed);
+                    self.keep(at(Change::Changed), changed, || {
+                        let values = differ.iter().map(|(name, before, after)| {
+                            ((*name).to_owned(), [shown(name, before, i), shown(name, after, j)])
+                        });
+                        values.collect()
+                    });
                 }
                 i += 1;
                 j += 1;
             } else if left == Some(place) {
                 self.rows_removed += 1;
                 self.touch(one, i);
-                self.keep(Sample { change: Change::Removed, ..sample }, changed);
+                self.keep(at(Change::Removed), changed, || {
+                    let values =
+                        MAIN.iter().map(|name| ((*name).to_owned(), [shown(name, &one.column(name), i), None]));
+                    values.filter(|(_, [before, _])| before.is_some()).collect()
+                });
                 i += 1;
             } else {
                 self.rows_added += 1;
                 self.touch(two, j);
-                self.keep(Sample { change: Change::Added, ..sample }, changed);
+                self.keep(at(Change::Added), changed, || {
+                    let values =
+                        MAIN.iter().map(|name| ((*name).to_owned(), [None, shown(name, &two.column(name), j)]));
+                    values.filter(|(_, [_, after])| after.is_some()).collect()
+                });
                 j += 1;
             }
         }
     }
 
-    fn keep(&mut self, sample: Sample, changed: &mut HashSet<u64>) {
+    /// Counts a record that changes, and keeps a sample of it where one is wanted: only then are its values read.
+    fn keep(
+        &mut self,
+        sample: Sample,
+        changed: &mut HashSet<u64>,
+        columns: impl FnOnce() -> BTreeMap<String, [Option<String>; 2]>,
+    ) {
         changed.insert(sample.offset);
-        if self.samples.len() < SAMPLES_MAX {
-            self.samples.push(sample);
+        if self.kept.wants(sample.partition, sample.change) {
+            self.kept.keep(Sample { columns: columns(), ..sample });
         }
+    }
+
+    /// Puts samples in their order. To be called once all is added.
+    pub fn finish(&mut self) {
+        self.samples = self.kept.in_order();
     }
 
     fn touch(&mut self, side: &Side<'_>, row: usize) {
         let device = side.column("device_id").and_then(|column| column.as_string_opt::<i32>());
-        if let Some(device) = device.filter(|device| device.is_valid(row))
-            && self.seen.len() < DEVICES_MAX
-        {
-            self.seen.insert(xxh3_64(device.value(row).as_bytes()));
+        if let Some(device) = device.filter(|device| device.is_valid(row)) {
+            let hash = xxh3_64(device.value(row).as_bytes());
+            if self.seen.len() < DEVICES_MAX {
+                self.seen.insert(hash);
+            } else if !self.seen.contains(&hash) {
+                self.devices_at_least = true;
+            }
         }
         let time = side.column("event_time").and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
         if let Some(time) = time.filter(|time| time.is_valid(row))
@@ -275,6 +347,7 @@ fn masked_hash(text: &str, mask: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
     use std::sync::Arc;
 
     use arrow::array::{Int64Array, StringArray};
@@ -334,6 +407,7 @@ mod tests {
         );
         let mut diff = Diff::default();
         diff.add(7, &before, &after, 1);
+        diff.finish();
         assert_eq!((diff.records, diff.records_changed), (5, 3));
         assert_eq!((diff.rows_before, diff.rows_after), (4, 4));
         assert_eq!((diff.rows_added, diff.rows_removed, diff.rows_changed), (1, 1, 1));
@@ -346,8 +420,65 @@ mod tests {
         assert_eq!(changed.columns["added"], [Some("1".to_owned()), Some("2".to_owned())]);
         let device = changed.columns["device_id"][1].as_deref().unwrap();
         assert!(device.starts_with("text of 1 bytes #"), "masked: {device}");
-        assert_eq!(diff.samples[1].change, Change::Removed);
-        assert_eq!(diff.samples[2].change, Change::Added);
+        let (removed, added) = (&diff.samples[1], &diff.samples[2]);
+        assert_eq!((removed.change, added.change), (Change::Removed, Change::Added));
+        let [Some(before), None] = &removed.columns["device_id"] else { panic!("{removed:?}") };
+        let [None, Some(after)] = &added.columns["device_id"] else { panic!("{added:?}") };
+        assert!(before.starts_with("text of 1 bytes #") && after.starts_with("text of 1 bytes #"), "masked");
+        assert_eq!(removed.columns.len(), 1, "what is null is not shown: {removed:?}");
+    }
+
+    /// An outcome with one row of a device for each offset.
+    fn rows_of(offsets: Range<u64>, device: &'static str) -> Transformed {
+        let rows: Vec<Row> = offsets.clone().map(|offset| (i64::try_from(offset).unwrap(), 0, device, None)).collect();
+        outcome(&offsets.collect::<Vec<_>>(), &rows, &[])
+    }
+
+    #[test]
+    fn samples_are_of_all_partitions_and_kinds() {
+        let nothing = |offsets: Range<u64>| outcome(&offsets.collect::<Vec<_>>(), &[], &[]);
+        let mut diff = Diff::default();
+        // The first partition alone would fill them all.
+        for partition in 0..3 {
+            diff.add(partition, &rows_of(0..100, "a"), &rows_of(0..100, "b"), 1);
+        }
+        diff.add(3, &nothing(0..100), &rows_of(0..100, "b"), 1);
+        diff.add(3, &rows_of(100..200, "a"), &nothing(100..200), 1);
+        diff.finish();
+        let count = |partition, change| {
+            diff.samples.iter().filter(|sample| (sample.partition, sample.change) == (partition, change)).count()
+        };
+        assert_eq!(diff.samples.len(), SAMPLES_MAX);
+        for (partition, change) in
+            [(0, Change::Changed), (1, Change::Changed), (2, Change::Changed), (3, Change::Added), (3, Change::Removed)]
+        {
+            assert_eq!(count(partition, change), SAMPLES_MAX / 5, "partition {partition}, {change:?}");
+        }
+        let places: Vec<_> = diff.samples.iter().map(|sample| (sample.partition, sample.offset)).collect();
+        assert!(places.is_sorted(), "{places:?}");
+    }
+
+    #[test]
+    fn more_partitions_than_samples_have_one_each_as_far_as_they_go() {
+        let mut diff = Diff::default();
+        for partition in 0..50 {
+            diff.add(partition, &rows_of(0..30, "a"), &rows_of(0..30, "b"), 1);
+        }
+        diff.finish();
+        let partitions: HashSet<u32> = diff.samples.iter().map(|sample| sample.partition).collect();
+        assert_eq!((diff.samples.len(), partitions.len()), (SAMPLES_MAX, SAMPLES_MAX));
+    }
+
+    #[test]
+    fn a_count_of_devices_that_is_a_bound_says_so() {
+        let mut diff = Diff::default();
+        diff.seen.extend(0..u64::try_from(DEVICES_MAX).unwrap() - 2);
+        diff.add(0, &rows_of(0..10, "a"), &rows_of(0..10, "b"), 1);
+        assert_eq!((diff.devices, diff.devices_at_least), (DEVICES_MAX as u64, false));
+        diff.add(0, &rows_of(10..20, "a"), &rows_of(10..20, "b"), 1);
+        assert!(!diff.devices_at_least, "both are counted already");
+        diff.add(0, &rows_of(20..21, "a"), &rows_of(20..21, "c"), 1);
+        assert_eq!((diff.devices, diff.devices_at_least), (DEVICES_MAX as u64, true));
     }
 
     #[test]
@@ -356,6 +487,7 @@ mod tests {
         let rows: Vec<Row> = (0..100).map(|offset| (offset, 0, "a", None)).collect();
         let mut diff = Diff::default();
         diff.add(0, &outcome(&offsets, &rows, &[]), &outcome(&offsets, &[], &[]), 1);
+        diff.finish();
         assert_eq!((diff.rows_removed, diff.samples.len()), (100, SAMPLES_MAX));
     }
 }

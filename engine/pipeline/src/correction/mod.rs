@@ -10,12 +10,15 @@
 //! staged first ([`crate::staging`]): made ahead, then published or cancelled.
 
 pub mod diff;
+mod matching;
 pub mod plan;
 pub(crate) mod planning;
 pub mod preview;
+pub mod range;
+mod state;
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,17 +27,22 @@ use millrace_plugin_host::OnError;
 use millrace_rows::ColumnType;
 use millrace_rows::schema::BASE;
 use millrace_timeline::chain::PluginName;
-use millrace_timeline::{CatalogueError, ChainSpec, Filter, Kind, Revision, StepSpec, Timeline};
+use millrace_timeline::{CatalogueError, ChainSpec, Filter, StepSpec, Timeline};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::correction::plan::{Asked, Edit, Planned, step_key};
 use crate::correction::planning::Planning;
 use crate::correction::preview::Preview;
+use crate::correction::range::Resolved;
 use crate::engine::Engine;
 use crate::pipeline::{PipelineError, PluginSource, StepSource};
 use crate::processor::SliceError;
 use crate::staging::StagingStatus;
+
+pub use matching::Matches;
+pub use range::{Bound, RangeFacts, RangeSource};
+pub use state::{CorrectionStatus, StoreCorrection, state_in};
 
 /// A change of chains as it is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,30 +67,6 @@ pub enum ChangeSource {
     },
     /// A chain without a plugin.
     Remove(PluginName),
-}
-
-/// One end of a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
-    /// An offset, the same in each partition.
-    Offset(u64),
-    /// A time, µs since 1970: when the log took a record.
-    Time(i64),
-}
-
-/// Which records a correction is about.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RangeSource {
-    /// The first; `None`: the log's first.
-    pub from: Option<Bound>,
-    /// Past the last; `None`: the log's end at the moment.
-    pub to: Option<Bound>,
-    /// The last so many of each partition, instead of the two above.
-    pub last: Option<u64>,
-    /// Only these partitions; none: all.
-    pub partitions: BTreeSet<u32>,
-    /// Only records whose decoded columns have these values.
-    pub filter: Filter,
 }
 
 /// A correction as it is asked for.
@@ -113,6 +97,32 @@ pub enum CorrectionError {
         /// Where the log begins.
         first: u64,
     },
+    /// A range that begins at a time whose records retention may have removed.
+    #[error("{}", time_below_horizon(*partition, *from_us, *first, *first_us))]
+    TimeBelowHorizon {
+        /// The partition.
+        partition: u32,
+        /// Where the range begins, µs since 1970.
+        from_us: i64,
+        /// Where the log begins.
+        first: u64,
+        /// When it took its first record, µs since 1970.
+        first_us: i64,
+    },
+    /// A range of which retention has left nothing.
+    #[error(
+        "partition {partition}: the range ends below offset {first}, where the log begins: retention has removed all of the \
+         range, and what it removed can't be corrected"
+    )]
+    AllBelowHorizon {
+        /// The partition.
+        partition: u32,
+        /// Where the log begins.
+        first: u64,
+    },
+    /// A step that the change would bring in.
+    #[error("{0}")]
+    Step(String),
     /// A filter that can't be.
     #[error("{0}")]
     Filter(String),
@@ -166,6 +176,10 @@ pub struct Plan {
     pub timeline: Arc<Timeline>,
     /// The offsets, by partition.
     pub range: BTreeMap<u32, Range<u64>>,
+    /// What else there is to say of the range.
+    pub facts: RangeFacts,
+    /// Which records of it.
+    pub filter: Filter,
     /// The revisions to append.
     pub revisions: Vec<Planned>,
 }
@@ -179,46 +193,6 @@ pub struct Corrected {
     pub revisions: Vec<u64>,
 }
 
-/// What a correction is doing in one store.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct StoreCorrection {
-    /// `waiting` until the store has taken it in, `applying` while rows are made again, then `applied`.
-    pub state: &'static str,
-    /// Offsets that are left.
-    pub left: u64,
-    /// Offsets in all.
-    pub total: u64,
-    /// Why it does not go on, if it does not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-}
-
-/// A correction in the timeline.
-#[derive(Clone, Debug, Serialize)]
-pub struct CorrectionStatus {
-    /// Its first revision.
-    pub id: u64,
-    /// Its revisions.
-    pub revisions: Vec<u64>,
-    /// Before it is published `staging`, then `staged`, or `failed`; then `published` until a store has begun, `applying`, and
-    /// `applied` once every store has.
-    pub state: &'static str,
-    /// Who asked for it.
-    pub author: String,
-    /// Why.
-    pub reason: String,
-    /// When, µs since 1970 UTC.
-    pub created_at_us: i64,
-    /// Why the chain is paused, if it is: nothing is made again meanwhile.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub paused: Option<String>,
-    /// How far it is staged, until it is published.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub staged: Option<StagingStatus>,
-    /// By store.
-    pub stores: BTreeMap<&'static str, StoreCorrection>,
-}
-
 impl Engine {
     /// Works a correction out and checks it in every way, as an activation is checked. Writes nothing but what a step's
     /// plugin file brings to the registry.
@@ -227,7 +201,7 @@ impl Engine {
     /// [`CorrectionError`] says what is wrong with it.
     pub async fn plan_correction(&self, source: CorrectionSource) -> Result<Plan, CorrectionError> {
         check_filter(&source.range.filter)?;
-        let range = self.resolve(&source.range).await?;
+        let Resolved { offsets: range, facts } = self.resolve(&source.range).await?;
         let timeline = self.timeline();
         let edit = self.pin_edit(&timeline, &range, source.change).await?;
         let revisions = plan::plan(&timeline, &edit, &range, &source.range.filter);
@@ -246,7 +220,7 @@ impl Engine {
                 checked.push(&planned.chain);
             }
         }
-        Ok(Plan { timeline, range, revisions })
+        Ok(Plan { timeline, range, facts, filter: source.range.filter, revisions })
     }
 
     /// Shows what a plan would change.
@@ -255,7 +229,7 @@ impl Engine {
     /// [`CorrectionError::Replay`] when the records can't be run through it.
     pub async fn preview(&self, plan: &Plan, records: u64) -> Result<Preview, CorrectionError> {
         let mask = xxhash_rust::xxh3::xxh3_64(self.sample_key.as_bytes());
-        Ok(preview::run(self.processor(), &plan.timeline, &plan.revisions, &plan.range, records, mask).await?)
+        Ok(preview::run(self.processor(), plan, records, mask).await?)
     }
 
     /// Brings a plan into force: appends its revisions, all at once.
@@ -380,110 +354,6 @@ impl Engine {
         Ok(Corrected { id: head + 1, revisions: revisions.iter().map(|revision| revision.id).collect() })
     }
 
-    /// Every correction of the timeline, newest first.
-    pub fn corrections(&self) -> Vec<CorrectionStatus> {
-        let timeline = self.timeline();
-        let stores = self.progress().snapshot();
-        let mut groups: BTreeMap<u64, Vec<&Revision>> = BTreeMap::new();
-        for revision in timeline.revisions().iter().filter(|revision| revision.kind == Kind::Correct) {
-            groups.entry(revision.group.unwrap_or(revision.id)).or_default().push(revision);
-        }
-        let paused = self.processor().pause().get().map(|pause| pause.reason);
-        let status = |(id, revisions): (u64, Vec<&Revision>)| {
-            let last = revisions.last()?;
-            let stores: BTreeMap<_, _> =
-                stores.iter().map(|(name, store)| (*name, store_correction(store, &revisions))).collect();
-            let all = |state: &str| stores.values().all(|store| store.state == state);
-            let state = if all("applied") {
-                "applied"
-            } else if all("waiting") {
-                "published"
-            } else {
-                "applying"
-            };
-            Some(CorrectionStatus {
-                id,
-                revisions: revisions.iter().map(|revision| revision.id).collect(),
-                state,
-                author: last.author.clone(),
-                reason: last.reason.clone(),
-                created_at_us: last.created_at_us,
-                paused: paused.clone().filter(|_| state != "applied"),
-                staged: None,
-                stores,
-            })
-        };
-        let staged = self.staging.staged(|staged| {
-            let status = staged.status();
-            CorrectionStatus {
-                id: staged.id(),
-                revisions: staged.revisions(),
-                state: status.state(),
-                author: staged.author.clone(),
-                reason: staged.reason.clone(),
-                created_at_us: staged.at_us,
-                paused: paused.clone().filter(|_| status.state() == "staging"),
-                staged: Some(status),
-                stores: BTreeMap::new(),
-            }
-        });
-        // Once another revision has its number it can't be published any more.
-        let staged = staged.filter(|staged| staged.id > timeline.head());
-        staged.into_iter().chain(groups.into_iter().rev().filter_map(status)).collect()
-    }
-
-    /// The offsets that a range means.
-    async fn resolve(&self, source: &RangeSource) -> Result<BTreeMap<u32, Range<u64>>, CorrectionError> {
-        let wrong = |detail: String| CorrectionError::Range(detail);
-        if source.last.is_some() && (source.from.is_some() || source.to.is_some()) {
-            return Err(wrong("give either last, or from and to".to_owned()));
-        }
-        if let (Some(Bound::Offset(from)), Some(Bound::Offset(to))) = (source.from, source.to)
-            && from >= to
-        {
-            return Err(wrong(format!("the range {from} to {to} is empty: to is the offset past the last")));
-        }
-        if let (Some(Bound::Time(from)), Some(Bound::Time(to))) = (source.from, source.to)
-            && from >= to
-        {
-            return Err(wrong("the range is empty: it ends before it begins".to_owned()));
-        }
-        let partitions = self.log().partitions();
-        if let Some(partition) = source.partitions.iter().find(|partition| **partition >= partitions) {
-            return Err(wrong(format!("there is no partition {partition}: the log has {partitions}, counted from 0")));
-        }
-        let mut ranges = BTreeMap::new();
-        for partition in 0..partitions {
-            if !source.partitions.is_empty() && !source.partitions.contains(&partition) {
-                continue;
-            }
-            let bounds = self.log().bounds(partition).await?;
-            let start = match (source.last, source.from) {
-                (Some(last), _) => bounds.end.saturating_sub(last).max(bounds.start),
-                (None, None) => bounds.start,
-                (None, Some(Bound::Offset(from))) => {
-                    if from < bounds.start {
-                        return Err(CorrectionError::BelowHorizon { partition, from, first: bounds.start });
-                    }
-                    from
-                }
-                (None, Some(Bound::Time(time))) => self.log().offset_at(partition, time).await?,
-            };
-            let end = match source.to {
-                None => bounds.end,
-                Some(Bound::Offset(to)) => to,
-                Some(Bound::Time(time)) => self.log().offset_at(partition, time).await?,
-            };
-            if start < end {
-                ranges.insert(partition, start..end);
-            }
-        }
-        if ranges.is_empty() {
-            return Err(wrong("the range holds no record of the log".to_owned()));
-        }
-        Ok(ranges)
-    }
-
     /// Pins what a change brings in.
     async fn pin_edit(
         &self,
@@ -517,48 +387,20 @@ impl Engine {
     }
 
     async fn pin_step(&self, step: StepSource) -> Result<StepSpec, CorrectionError> {
-        let chain = self.pin_chain(vec![step]).await?;
+        if let PluginSource::Named(name) = &step.plugin
+            && self.catalogue.plugin(&name.name, &name.version).await?.is_none()
+        {
+            let detail = format!("there is no plugin {name} in the catalogue: upload it with `millrace plugin push`");
+            return Err(CorrectionError::Step(detail));
+        }
+        // Its number among others is that of a list which nobody has given.
+        let chain = self.pin_chain(vec![step]).await.map_err(|error| match error {
+            PipelineError::Step { detail, .. } => CorrectionError::Step(detail),
+            other => other.into(),
+        })?;
         let step = chain.steps.into_iter().next();
         step.ok_or_else(|| PipelineError::Internal("a step was pinned to nothing".into()).into())
     }
-}
-
-/// What a store has of a correction's revisions left.
-fn store_correction(store: &crate::progress::StoreProgress, revisions: &[&Revision]) -> StoreCorrection {
-    let length = |revision: &&Revision| -> u64 {
-        revision.ranges.partitions.values().map(|range| range.end.unwrap_or(range.start) - range.start).sum()
-    };
-    let total: u64 = revisions.iter().map(length).sum();
-    let mut left = 0;
-    let mut problem = None;
-    let mut taken_in = 0;
-    for revision in revisions {
-        match store.jobs.get(&revision.id) {
-            Some(job) if store.applied >= revision.id => {
-                taken_in += 1;
-                // A job with nothing left is one whose last commit is under way.
-                left += job.offsets_left().max(1);
-                problem = problem.or_else(|| job.problem.clone());
-            }
-            _ if store.has_done(revision.id..=revision.id) => taken_in += 1,
-            _ => left += length(revision),
-        }
-    }
-    if left > 0 && problem.is_none() {
-        // A store works its jobs off one after the other.
-        let last = revisions.last().map_or(0, |revision| revision.id);
-        let before = store.jobs.range(..last).find_map(|(revision, job)| Some((revision, job.problem.as_ref()?)));
-        problem = before.map(|(revision, reason)| format!("waits behind revision {revision}: {reason}"));
-    }
-    let ends = revisions.first().zip(revisions.last());
-    let state = if ends.is_some_and(|(first, last)| store.has_done(first.id..=last.id)) {
-        "applied"
-    } else if taken_in == 0 {
-        "waiting"
-    } else {
-        "applying"
-    };
-    StoreCorrection { state, left, total, problem }
 }
 
 /// The step of another plugin that takes over what a step is given.
@@ -576,6 +418,20 @@ fn in_place_of(step: &StepSpec, plugin: PluginName, config: Option<Value>) -> Re
         on_error: if step.halts { OnError::Halt } else { OnError::DeadLetter },
         tables: step.tables.iter().map(|table| (table.name.clone(), table.version)).collect(),
     })
+}
+
+fn time_below_horizon(partition: u32, from_us: i64, first: u64, first_us: i64) -> String {
+    let (from, log) = (rfc3339(from_us), rfc3339(first_us));
+    format!(
+        "partition {partition}: the range begins at {from}, the log at {log} (offset {first}): what retention removed can't be \
+         corrected; begin at {log}, or correct the partitions one by one"
+    )
+}
+
+/// A time as RFC 3339; the number where it is none.
+fn rfc3339(us: i64) -> String {
+    let time = chrono::DateTime::from_timestamp_micros(us);
+    time.map_or_else(|| us.to_string(), |time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
 }
 
 /// A filter names decoded text columns.

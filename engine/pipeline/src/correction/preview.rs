@@ -6,19 +6,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::TryStreamExt as _;
-use millrace_timeline::Timeline;
+use millrace_log::Record;
 use serde::Serialize;
 
 use crate::correction::diff::Diff;
-use crate::correction::plan::Planned;
 use crate::correction::planning::Planning;
+use crate::correction::{Plan, RangeFacts};
 use crate::processor::{Processor, SliceError};
-use crate::transform::Transformed;
+use crate::replay::AHEAD;
+use crate::transform::{Segment, Transformed};
 
 /// Records that a preview looks at unless it is told otherwise, from the end of the range.
 pub const PREVIEW_RECORDS: u64 = 100_000;
 /// Records that a preview can be told to look at.
 pub const PREVIEW_RECORDS_MAX: u64 = 5_000_000;
+/// Previews at the same time. They share one place for computing, so more would only hold more memory.
+pub const PREVIEWS_MAX: usize = 2;
 
 /// What a preview found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -27,6 +30,12 @@ pub struct Preview {
     pub revisions: usize,
     /// Offsets in the range, by partition.
     pub range: BTreeMap<u32, Range<u64>>,
+    /// What else there is to say of the range.
+    #[serde(flatten)]
+    pub facts: RangeFacts,
+    /// All that people should know of it, in sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Records that were read.
     pub read: u64,
     /// Whether the range has more than were looked at.
@@ -34,9 +43,9 @@ pub struct Preview {
     /// What changes.
     #[serde(flatten)]
     pub diff: Diff,
-    /// What the chain in force costs.
+    /// What the chain in force costs for the records that the plan is about.
     pub cost_before: Cost,
-    /// What the candidate costs.
+    /// What the candidate costs for the same records.
     pub cost_after: Cost,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -53,39 +62,63 @@ pub struct Cost {
 
 #[derive(Default)]
 struct Sum {
-    records: u64,
     nanos: u128,
     fuel: u64,
 }
 
 impl Sum {
     fn add(&mut self, outcome: &Transformed) {
-        self.records += outcome.offsets.len() as u64;
         self.nanos += outcome.steps.iter().map(|step| step.took.as_nanos()).sum::<u128>();
         self.fuel += outcome.steps.iter().map(|step| step.fuel).sum::<u64>();
     }
 
-    fn cost(&self) -> Cost {
-        let records = self.records.max(1) as f64;
+    fn cost(&self, records: u64) -> Cost {
+        let records = records.max(1) as f64;
         Cost { ns_per_event: self.nanos as f64 / records, fuel_per_event: self.fuel as f64 / records }
     }
 }
 
-/// Runs the records of `range` that the plan covers through both, at most `records` of them from the range's end.
+/// What a batch became under both.
+struct Both {
+    read: u64,
+    before: Transformed,
+    after: Transformed,
+}
+
+/// Runs records through the candidate, and those that it is about through what is in force.
+async fn both(
+    processor: &Processor,
+    partition: u32,
+    records: Vec<Record>,
+    after: Arc<[Segment]>,
+    before: Arc<[Segment]>,
+) -> Result<Both, SliceError> {
+    // Payloads are shared: this copies none.
+    let replayed = processor.run_again(partition, records.clone(), after).await?;
+    let (read, after) = (replayed.read, replayed.outcome);
+    let mut covered = records;
+    covered.retain(|record| after.offsets.binary_search(&record.offset).is_ok());
+    let before = processor.run_again(partition, covered, before).await?.outcome;
+    if before.offsets != after.offsets {
+        return Err(SliceError::Internal("a chain in force passed records over".into()));
+    }
+    Ok(Both { read, before, after })
+}
+
+/// Runs the records that the plan covers through both, at most `records` of them from the range's end.
 ///
 /// # Errors
 /// As a replay.
 pub(crate) async fn run(
     processor: &Arc<Processor>,
-    timeline: &Timeline,
-    planned: &[Planned],
-    range: &BTreeMap<u32, Range<u64>>,
+    plan: &Plan,
     records: u64,
     mask: u64,
 ) -> Result<Preview, SliceError> {
     let began = Instant::now();
-    let planning = Planning::of(processor, timeline, planned).await?;
-    let mut preview = Preview { revisions: planned.len(), range: range.clone(), ..Preview::default() };
+    let Plan { timeline, range, facts, filter, revisions } = plan;
+    let planning = Planning::of(processor, timeline, revisions).await?;
+    let (mut read, mut truncated, mut diff) = (0, false, Diff::default());
     let (mut before_sum, mut after_sum) = (Sum::default(), Sum::default());
     // Each partition has a share; what one does not need is another's.
     let mut room = records.clamp(1, PREVIEW_RECORDS_MAX);
@@ -94,37 +127,63 @@ pub(crate) async fn run(
     for (partition, offsets) in range {
         // What has not come yet can't be shown.
         let end = processor.log().bounds(*partition).await?.end.min(offsets.end);
-        by_length.push((partition, offsets.start.min(end)..end));
+        by_length.push((*partition, offsets.start.min(end)..end));
     }
     by_length.sort_by_key(|(_, offsets)| offsets.end - offsets.start);
     for (partition, offsets) in by_length {
         let share = room / partitions_left.max(1);
         partitions_left -= 1;
         let start = offsets.start.max(offsets.end.saturating_sub(share));
-        preview.truncated |= start > offsets.start;
+        truncated |= start > offsets.start;
         room -= offsets.end - start;
         if start >= offsets.end {
             continue;
         }
-        let after = planning.segments(planning.first(), *partition, start..offsets.end);
-        let before = processor.segments_of(timeline, 1, timeline.head(), *partition, start..offsets.end).await?;
-        // Two replays of the same batches: they read the same, since a replay's batches follow from the log alone.
-        let candidate = processor.replay(*partition, start..offsets.end, after);
-        let in_force = processor.replay(*partition, start..offsets.end, before);
-        let (mut candidate, mut in_force) = (std::pin::pin!(candidate), std::pin::pin!(in_force));
-        while let (Some(after), Some(before)) = (candidate.try_next().await?, in_force.try_next().await?) {
-            if after.offsets != before.offsets {
-                return Err(SliceError::Internal("two replays of one range were cut in different places".into()));
-            }
-            preview.read += after.read;
-            after_sum.add(&after.outcome);
-            before_sum.add(&before.outcome);
-            let before = before.outcome.only(&after.outcome.offsets)?;
-            preview.diff.add(*partition, &before, &after.outcome, mask);
+        let after: Arc<[Segment]> = planning.segments(planning.first(), partition, start..offsets.end).into();
+        let before = processor.segments_of(timeline, 1, timeline.head(), partition, start..offsets.end).await?;
+        let before: Arc<[Segment]> = before.into();
+        let batches = processor
+            .read_again(partition, start..offsets.end)
+            .map_ok(|records| both(processor, partition, records, after.clone(), before.clone()))
+            .try_buffered(AHEAD);
+        let mut batches = std::pin::pin!(batches);
+        while let Some(batch) = batches.try_next().await? {
+            read += batch.read;
+            after_sum.add(&batch.after);
+            before_sum.add(&batch.before);
+            // Not on a thread that others wait for.
+            let compared = tokio::task::spawn_blocking(move || {
+                diff.add(partition, &batch.before, &batch.after, mask);
+                diff
+            });
+            diff = compared.await.map_err(|panic| SliceError::Internal(panic.to_string()))?;
         }
     }
-    preview.cost_before = before_sum.cost();
-    preview.cost_after = after_sum.cost();
-    preview.seconds = began.elapsed().as_secs_f64();
-    Ok(preview)
+    diff.finish();
+    let mut notes = facts.notes();
+    notes.extend(nothing_matched(read, diff.records, !filter.is_empty(), truncated));
+    Ok(Preview {
+        revisions: revisions.len(),
+        range: range.clone(),
+        facts: facts.clone(),
+        notes,
+        read,
+        truncated,
+        cost_before: before_sum.cost(diff.records),
+        cost_after: after_sum.cost(diff.records),
+        diff,
+        seconds: began.elapsed().as_secs_f64(),
+    })
+}
+
+/// What to say where no record was run through both.
+fn nothing_matched(read: u64, matched: u64, filtered: bool, truncated: bool) -> Option<String> {
+    let said = match (read, matched, filtered, truncated) {
+        (_, 1.., ..) => return None,
+        (0, ..) => "the log has no event of the range yet",
+        (_, _, true, false) => "no event of the range matches the filter",
+        (_, _, true, true) => "no event that was looked at matches the filter; the range has more",
+        (_, _, false, _) => "the change is about no event that was looked at",
+    };
+    Some(said.to_owned())
 }
