@@ -199,7 +199,7 @@ pub(crate) async fn correct(
     let (mut facts, mut notes);
     let id = loop {
         let plan = api.engine.plan_correction(source.clone()).await.map_err(correction_error)?;
-        (facts, notes) = (json!(plan.facts), plan.facts.notes());
+        (facts, notes) = (json!(plan.facts), plan.notes());
         let matches = api.engine.look_for_matches(&plan).await.map_err(correction_error)?;
         notes.extend(note_of(matches, &plan)?);
         tries += 1;

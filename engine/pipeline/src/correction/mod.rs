@@ -31,7 +31,7 @@ use millrace_timeline::{CatalogueError, ChainSpec, Filter, StepSpec, Timeline};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::correction::plan::{Asked, Edit, Planned, step_key};
+use crate::correction::plan::{Asked, Edit, Effects, Planned, step_key};
 use crate::correction::planning::Planning;
 use crate::correction::preview::Preview;
 use crate::correction::range::Resolved;
@@ -178,10 +178,19 @@ pub struct Plan {
     pub range: BTreeMap<u32, Range<u64>>,
     /// What else there is to say of the range.
     pub facts: RangeFacts,
+    /// What else it does to the chains.
+    pub effects: Effects,
     /// Which records of it.
     pub filter: Filter,
     /// The revisions to append.
     pub revisions: Vec<Planned>,
+}
+
+impl Plan {
+    /// What whoever asks should know, as sentences.
+    pub fn notes(&self) -> Vec<String> {
+        [self.facts.notes(), self.effects.notes()].concat()
+    }
 }
 
 /// A correction that is in force.
@@ -213,6 +222,7 @@ impl Engine {
                 None => "the range is empty".to_owned(),
             }));
         }
+        let effects = plan::effects(&timeline, &edit, &range, &source.range.filter);
         let mut checked: Vec<&ChainSpec> = Vec::new();
         for planned in &revisions {
             if !checked.iter().any(|chain| chain.does_the_same_as(&planned.chain)) {
@@ -220,7 +230,7 @@ impl Engine {
                 checked.push(&planned.chain);
             }
         }
-        Ok(Plan { timeline, range, facts, filter: source.range.filter, revisions })
+        Ok(Plan { timeline, range, facts, effects, filter: source.range.filter, revisions })
     }
 
     /// Shows what a plan would change.

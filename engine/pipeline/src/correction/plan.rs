@@ -9,7 +9,7 @@
 //! that a record may match: edits with `k` filters on different columns of one range are up to 2ᵏ chains, because so many
 //! different chains are in force there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use millrace_timeline::{ChainSpec, Filter, Kind, OffsetRange, Ranges, Revision, StepSpec, Timeline};
@@ -182,6 +182,52 @@ pub fn plan(timeline: &Timeline, edit: &Edit, ranges: &BTreeMap<u32, Range<u64>>
         .collect()
 }
 
+/// What an edit does to chains that whoever asks for it may not mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Plugins that a chain has and would have no more.
+    pub loses: BTreeSet<String>,
+    /// The plugin of a further step that a chain has already.
+    pub twice: Option<String>,
+}
+
+impl Effects {
+    /// As sentences.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.loses.is_empty() {
+            let loses: Vec<&str> = self.loses.iter().map(String::as_str).collect();
+            notes.push(format!("rows are made without {} that were made with it", loses.join(", ")));
+        }
+        if let Some(plugin) = &self.twice {
+            notes.push(format!("some of the chains have a step of {plugin} already: theirs would run twice"));
+        }
+        notes
+    }
+}
+
+/// The effects of an edit on the chains in force for the records of `ranges` that may match `filter`.
+pub fn effects(timeline: &Timeline, edit: &Edit, ranges: &BTreeMap<u32, Range<u64>>, filter: &Filter) -> Effects {
+    let names =
+        |chain: &ChainSpec| -> BTreeSet<String> { chain.steps.iter().map(|step| step.plugin.name.clone()).collect() };
+    let mut effects = Effects::default();
+    for (partition, offsets) in ranges {
+        for (_, candidates) in timeline.segments(timeline.head(), *partition, offsets.clone()) {
+            for revision in candidates.into_iter().filter(|revision| filter.and(&revision.filter).is_some()) {
+                let Some(after) = edit.apply(&revision.chain) else { continue };
+                let before = names(&revision.chain);
+                effects.loses.extend(before.difference(&names(&after)).cloned());
+                if let Edit::Insert { step, .. } = edit
+                    && before.contains(&step.plugin.name)
+                {
+                    effects.twice = Some(step.plugin.name.clone());
+                }
+            }
+        }
+    }
+    effects
+}
+
 /// What is left of filters and chains over the same offsets, the lowest first, when those go that decide no record: whatever
 /// such a one matches matches one above it, or finds the same chain below it.
 fn without_what_decides_nothing(stack: Vec<(Filter, ChainSpec)>) -> Vec<(Filter, ChainSpec)> {
@@ -309,6 +355,23 @@ mod tests {
                 assert!(check(&timeline, &edit, &ranges, &filter) <= 5);
             }
         }
+    }
+
+    #[test]
+    fn steps_that_are_lost_or_there_twice_are_told() {
+        let timeline = history();
+        let ranges = BTreeMap::from([(0, 20..180)]);
+        let of = |edit: Edit, filter: Filter| effects(&timeline, &edit, &ranges, &filter);
+        let lost = |names: &[&str]| Effects { loses: names.iter().map(|n| (*n).to_owned()).collect(), twice: None };
+        assert_eq!(of(Edit::Remove("b@1.0.0".into()), Filter::default()), lost(&["b"]));
+        assert_eq!(of(Edit::Chain(chain(&["b", "z"])), app("news")), lost(&["a"]));
+        assert_eq!(of(replace("a@1.0.0", "a@2.0.0"), Filter::default()), lost(&[]));
+        let insert = |name: &str| Edit::Insert { step: Box::new(step(name)), before: None };
+        assert_eq!(of(insert("new"), Filter::default()), lost(&[]));
+        assert_eq!(of(insert("c@2.0.0"), app("news")), lost(&[]), "only the shop's chain has it");
+        let twice = of(insert("c@2.0.0"), Filter::default());
+        assert_eq!(twice.twice.as_deref(), Some("c"));
+        assert!(twice.notes()[0].contains("a step of c already"));
     }
 
     #[test]

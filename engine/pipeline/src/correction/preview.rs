@@ -116,7 +116,7 @@ pub(crate) async fn run(
     mask: u64,
 ) -> Result<Preview, SliceError> {
     let began = Instant::now();
-    let Plan { timeline, range, facts, filter, revisions } = plan;
+    let Plan { timeline, range, facts, filter, revisions, .. } = plan;
     let planning = Planning::of(processor, timeline, revisions).await?;
     let (mut read, mut truncated, mut diff) = (0, false, Diff::default());
     let (mut before_sum, mut after_sum) = (Sum::default(), Sum::default());
@@ -160,7 +160,7 @@ pub(crate) async fn run(
         }
     }
     diff.finish();
-    let mut notes = facts.notes();
+    let mut notes = plan.notes();
     notes.extend(nothing_matched(read, diff.records, !filter.is_empty(), truncated));
     Ok(Preview {
         revisions: revisions.len(),
