@@ -152,9 +152,9 @@ fn killed_while_it_is_staged_nothing_is_left_of_a_correction() {
     let stage = |server: &Server, mark: &str| {
         let (status, answer) = server.ask("POST", "/v1/corrections", staged(mark));
         assert_eq!((status, &answer["stores"]), (202, &json!({})), "{answer}");
-        answer["id"].as_u64().expect("its number")
+        answer["id"].as_str().expect("its name").to_owned()
     };
-    let wait_staged = |server: &Server, id: u64| {
+    let wait_staged = |server: &Server, id: &str| {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (_, now) = server.get(&format!("/v1/corrections/{id}"));
@@ -169,7 +169,7 @@ fn killed_while_it_is_staged_nothing_is_left_of_a_correction() {
     for number in 0..4 {
         let id = stage(&server, &format!("killed-{number}"));
         if number == 3 {
-            wait_staged(&server, id);
+            wait_staged(&server, &id);
         } else {
             std::thread::sleep(Duration::from_micros(random.random_range(0..200_000)));
         }
@@ -187,10 +187,13 @@ fn killed_while_it_is_staged_nothing_is_left_of_a_correction() {
     assert_eq!((status, &answer["error"]["code"]), (409, &json!("not_staged")), "{answer}");
 
     let id = stage(&server, "published");
-    wait_staged(&server, id);
+    wait_staged(&server, &id);
     let (status, answer) = server.ask("POST", &format!("/v1/corrections/{id}/publish"), Value::Null);
     assert_eq!(status, 202, "{answer}");
-    let (status, answer) = server.ask("DELETE", &format!("/v1/corrections/{id}"), Value::Null);
+    let (status, gone) = server.ask("DELETE", &format!("/v1/corrections/{id}"), Value::Null);
+    assert_eq!((status, &gone["error"]["code"]), (409, &json!("not_staged")), "{gone}");
+    let number = &answer["id"];
+    let (status, answer) = server.ask("DELETE", &format!("/v1/corrections/{number}"), Value::Null);
     assert_eq!((status, &answer["error"]["code"]), (409, &json!("published")), "{answer}");
     server.kill();
     server = Server::start(dir.path());

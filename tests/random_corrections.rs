@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use common::corrections::{APPS, PLATFORMS, correct, failing, ingest, rewrite, try_open};
 use common::model::check;
 use common::{PATIENCE, seed};
+use millrace_pipeline::correction::id::CorrectionId;
 use millrace_pipeline::correction::{Bound, ChangeSource, CorrectionError, CorrectionSource, RangeSource};
 use millrace_pipeline::engine::Engine;
 use millrace_pipeline::pipeline::Activation;
@@ -254,18 +255,20 @@ async fn stage(
     if random.random() {
         let status = engine.wait_staged(id).await?;
         assert!(shaken || status.state() == "staged" && status.done == status.total, "{status:?}");
-        assert_eq!((engine.corrections()[0].id, engine.corrections()[0].state), (id, status.state()));
+        let found = &engine.corrections()[0];
+        assert_eq!((found.id, found.state), (CorrectionId::Staged(id), status.state()));
     }
     match random.random_range(0..4) {
         0 => {}
         1 => {
             engine.cancel_staged(id).await?;
-            assert!(engine.corrections().iter().all(|correction| correction.id != id), "it leaves no trace");
+            let staged = CorrectionId::Staged(id);
+            assert!(engine.corrections().iter().all(|correction| correction.id != staged), "it leaves no trace");
             count(&happened.cancelled);
         }
         _ => {
             engine.wait_staged(id).await?;
-            assert_eq!(engine.publish_staged(id).await?.id, id);
+            assert_eq!(engine.publish_staged(id).await?.id, head + 1);
             count(&happened.corrected);
             count(&happened.published);
             return Ok(());

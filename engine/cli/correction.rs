@@ -100,16 +100,16 @@ pub struct CorrectArgs {
 pub enum CorrectionsCommand {
     /// Brings a staged correction into force, and waits until both stores have applied it.
     Publish {
-        /// Its number.
-        id: u64,
+        /// Its name, staged-….
+        id: String,
         /// Do not wait.
         #[arg(long)]
         no_wait: bool,
     },
     /// Cancels a staged correction, without a trace.
     Cancel {
-        /// Its number.
-        id: u64,
+        /// Its name, staged-….
+        id: String,
     },
 }
 
@@ -215,9 +215,9 @@ async fn stage(client: &Client, mut body: Value, no_wait: bool, json: bool) -> R
     }
     body["stage"] = json!(true);
     let begun = client.post_json("/v1/corrections", &body).await?;
-    let id = id_of(&begun)?;
+    let id = begun["id"].as_str().context("the server did not say what the staged correction is called")?.to_owned();
     let said = said_of(&begun, json);
-    let now = if no_wait { begun } else { with_all(wait_staged(client, id, !json).await?, said) };
+    let now = if no_wait { begun } else { with_all(wait_staged(client, &id, !json).await?, said) };
     if json {
         println!("{now}");
     } else {
@@ -230,7 +230,7 @@ async fn stage(client: &Client, mut body: Value, no_wait: bool, json: bool) -> R
 }
 
 /// Waits until all of a correction is staged.
-async fn wait_staged(client: &Client, id: u64, show: bool) -> Result<Value> {
+async fn wait_staged(client: &Client, id: &str, show: bool) -> Result<Value> {
     let mut progress = Progress::begin(show);
     loop {
         let now = client.get(&format!("/v1/corrections/{id}")).await?;
@@ -372,7 +372,7 @@ pub async fn corrections(client: &Client, command: Option<CorrectionsCommand>, j
                 stores = format!("{stores}: {}", printable(problem));
             }
             vec![
-                correction["id"].to_string(),
+                correction["id"].as_str().map_or_else(|| correction["id"].to_string(), printable),
                 text("state"),
                 text("created_at"),
                 text("author"),

@@ -6,6 +6,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
+use millrace_pipeline::correction::id::CorrectionId;
 use millrace_pipeline::correction::preview::{PREVIEW_RECORDS, PREVIEW_RECORDS_MAX, PREVIEWS_MAX};
 use millrace_pipeline::correction::range::OFFSET_MAX;
 use millrace_pipeline::correction::{
@@ -157,11 +158,11 @@ fn parsed(body: Result<Json<Request>, JsonRejection>) -> Result<Request, ApiErro
     body.map(|Json(request)| request).map_err(|error| ApiError::bad_request("bad_body", error.body_text()))
 }
 
-/// The number of a correction in a path.
-fn number(path: Result<Path<u64>, PathRejection>) -> Result<u64, ApiError> {
-    path.map(|Path(id)| id).map_err(|_| {
-        ApiError::bad_request("bad_id", "a correction is known by its number, as in /v1/corrections/7: this is none")
-    })
+/// The correction in a path.
+fn correction_id(path: Result<Path<String>, PathRejection>) -> Result<CorrectionId, ApiError> {
+    let bad = |error: String| ApiError::bad_request("bad_id", error);
+    let Path(id) = path.map_err(|error| bad(error.body_text()))?;
+    id.parse().map_err(bad)
 }
 
 /// `POST /v1/previews`. [`PREVIEWS_MAX`] at a time.
@@ -204,8 +205,11 @@ pub(crate) async fn correct(
         notes.extend(note_of(matches, &plan)?);
         tries += 1;
         let done = match stage {
-            true => api.engine.stage(plan, &principal.name, &reason).await,
-            false => api.engine.correct(&plan, &principal.name, &reason).await.map(|corrected| corrected.id),
+            true => api.engine.stage(plan, &principal.name, &reason).await.map(CorrectionId::Staged),
+            false => {
+                let corrected = api.engine.correct(&plan, &principal.name, &reason).await;
+                corrected.map(|corrected| CorrectionId::Published(corrected.id))
+            }
         };
         match done {
             // Another revision came first: the chains to edit may be others now.
@@ -250,15 +254,19 @@ fn note_of(matches: Matches, plan: &Plan) -> Result<Option<String>, ApiError> {
 pub(crate) async fn publish(
     State(api): State<Api>,
     Extension(principal): Extension<Principal>,
-    id: Result<Path<u64>, PathRejection>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let id = number(id)?;
-    api.engine.publish_staged(id).await.map_err(correction_error)?;
-    api.engine.tokens().audit(&principal, "correction.publish", format!("correction {id}"), None).await;
-    Ok((StatusCode::ACCEPTED, Json(shown(&api, id).unwrap_or_else(|| json!({"id": id})))))
+    let CorrectionId::Staged(staged) = correction_id(id)? else {
+        let message = "only what is staged is published: its name is staged-…";
+        return Err(ApiError::new(StatusCode::CONFLICT, "not_staged", message));
+    };
+    let id = api.engine.publish_staged(staged).await.map_err(correction_error)?.id;
+    let subject = format!("correction {id}, {staged} before");
+    api.engine.tokens().audit(&principal, "correction.publish", subject, None).await;
+    Ok((StatusCode::ACCEPTED, Json(shown(&api, CorrectionId::Published(id)).unwrap_or_else(|| json!({"id": id})))))
 }
 
-fn shown(api: &Api, id: u64) -> Option<Value> {
+fn shown(api: &Api, id: CorrectionId) -> Option<Value> {
     list_of(api).into_iter().find(|correction| correction["id"] == json!(id))
 }
 
@@ -281,8 +289,11 @@ pub(crate) async fn list(State(api): State<Api>) -> Json<Value> {
 }
 
 /// `GET /v1/corrections/{id}`.
-pub(crate) async fn one(State(api): State<Api>, id: Result<Path<u64>, PathRejection>) -> Result<Json<Value>, ApiError> {
-    let id = number(id)?;
+pub(crate) async fn one(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let id = correction_id(id)?;
     shown(&api, id).map(Json).ok_or_else(|| no_such(id))
 }
 
@@ -290,15 +301,15 @@ pub(crate) async fn one(State(api): State<Api>, id: Result<Path<u64>, PathReject
 pub(crate) async fn cancel(
     State(api): State<Api>,
     Extension(principal): Extension<Principal>,
-    id: Result<Path<u64>, PathRejection>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let id = number(id)?;
-    let found = shown(&api, id).ok_or_else(|| no_such(id))?;
-    if found["staged"].is_object() {
-        api.engine.cancel_staged(id).await.map_err(correction_error)?;
+    let id = correction_id(id)?;
+    if let CorrectionId::Staged(staged) = id {
+        api.engine.cancel_staged(staged).await.map_err(correction_error)?;
         api.engine.tokens().audit(&principal, "correction.cancel", format!("correction {id}"), None).await;
         return Ok(Json(json!({"id": id, "state": "cancelled"})));
     }
+    shown(&api, id).ok_or_else(|| no_such(id))?;
     Err(ApiError::new(
         StatusCode::CONFLICT,
         "published",
@@ -306,7 +317,7 @@ pub(crate) async fn cancel(
     ))
 }
 
-fn no_such(id: u64) -> ApiError {
+fn no_such(id: CorrectionId) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is no correction {id}"))
 }
 

@@ -32,14 +32,14 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use millrace_pipeline::correction::preview::PREVIEWS_MAX;
 use millrace_pipeline::engine::Engine;
 use millrace_pipeline::roles::Role;
 use millrace_pipeline::tokens::Scope;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::Needs;
 pub use crate::auth::Trust;
@@ -151,6 +151,8 @@ pub fn router(engine: Arc<Engine>, limits: Limits, trust: Trust) -> Router {
         .route("/v1/audit", get(access::audit));
     let part = |routes: Router<Api>, role| routes.route_layer(from_fn_with_state((api.clone(), role), require_role));
     let (ingest, history) = (part(ingest, Role::Ingest), part(history, Role::Query));
+    let [write_plugins, write_pipeline, admin] =
+        [write_plugins, write_pipeline, admin].map(|routes| routes.route_layer(from_fn(to_its_end)));
     let reads_much =
         Router::new().route("/v1/verify", post(corrections::verify)).route("/v1/previews", post(corrections::preview));
     let write_pipeline = write_pipeline.merge(part(reads_much, Role::Query));
@@ -191,8 +193,27 @@ async fn bound_requests(State(api): State<Api>, request: Request, next: Next) ->
     if request.uri().path() == "/healthz" {
         return next.run(request).await;
     }
-    let Ok(_slot) = api.slots.clone().try_acquire_owned() else {
+    let Ok(slot) = api.slots.clone().try_acquire_owned() else {
         return ApiError::busy("too many requests at a time").into_response();
     };
+    let slot = Slot(Arc::new(slot));
+    let mut request = request;
+    request.extensions_mut().insert(slot.clone());
     next.run(request).await
+}
+
+/// A request's place among those that are bounded, for as long as anybody works on it.
+#[derive(Clone)]
+struct Slot(#[expect(dead_code, reason = "held")] Arc<OwnedSemaphorePermit>);
+
+/// What changes something comes to its end, and into the audit trail, also when the client goes meanwhile: with its connection
+/// the server drops what answers it, wherever that is.
+async fn to_its_end(request: Request, next: Next) -> Response {
+    let slot = request.extensions().get::<Slot>().cloned();
+    let run = async move {
+        let response = next.run(request).await;
+        drop(slot);
+        response
+    };
+    tokio::spawn(run).await.unwrap_or_else(|panic| ApiError::internal(panic).into_response())
 }

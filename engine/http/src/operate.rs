@@ -58,6 +58,7 @@ pub(crate) async fn ready(State(api): State<Api>) -> Result<Json<serde_json::Val
     let status = api.engine.status().await.map_err(ApiError::internal)?;
     let mut reasons: Vec<String> = status.paused.into_iter().collect();
     reasons.extend(status.log.problem);
+    reasons.extend(status.ended);
     for (name, store) in &status.stores {
         for job in &store.jobs {
             if let Some(problem) = &job.problem {

@@ -26,21 +26,19 @@ use tokio::task::JoinSet;
 use crate::Clock;
 use crate::chains::Chains;
 use crate::diagnostics::{Diagnostics, DiagnosticsOptions};
-use crate::follow::Follower;
-use crate::gaps::{self, GapRequest};
-use crate::housekeeping;
+use crate::gaps::GapRequest;
 use crate::ingest::{Ingest, IngestOptions};
 use crate::keyspace::{KeyspaceOptions, OpenKeyspace};
 use crate::leases::{Duties, Keeper};
 use crate::log::Log;
-use crate::materialize::{CommitPolicy, Materializer};
+use crate::materialize::CommitPolicy;
 use crate::metrics::Metrics;
 use crate::pause::Pause;
 use crate::pipeline::{PipelineError, PipelinePolicy, StepSource};
 use crate::portion::job_progress;
 use crate::processor::{Processor, ProcessorOptions};
 use crate::progress::Progress;
-use crate::rematerialize::{REQUESTS_MAX, RebuildRequest, Rematerializer};
+use crate::rematerialize::RebuildRequest;
 use crate::roles::{Role, Roles};
 use crate::secrets::{SecretError, Secrets};
 use crate::staging::{STAGED_BYTES_MAX, Staging};
@@ -169,51 +167,53 @@ pub enum EngineError {
 
 /// An engine: log, stores, and the loops between them once started.
 pub struct Engine {
-    log: Log,
-    keyspace: OpenKeyspace,
+    pub(crate) log: Log,
+    pub(crate) keyspace: OpenKeyspace,
     pub(crate) catalogue: Catalogue,
     pub(crate) secrets: Secrets,
     pub(crate) host: Arc<PluginHost>,
     pub(crate) timeline: watch::Sender<Arc<Timeline>>,
-    processor: Arc<Processor>,
+    pub(crate) processor: Arc<Processor>,
     pub(crate) staging: Arc<Staging>,
-    ingest: Ingest,
-    history: HistoryReader,
-    progress: Progress,
-    metrics: Arc<Metrics>,
+    pub(crate) ingest: Ingest,
+    pub(crate) history: HistoryReader,
+    pub(crate) progress: Progress,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
-    delta_path: PathBuf,
-    table: TableReader,
-    maintainer: Maintainer,
+    pub(crate) delta_path: PathBuf,
+    pub(crate) table: TableReader,
+    pub(crate) maintainer: Maintainer,
     pub(crate) policy: PipelinePolicy,
-    tokens: Arc<Tokens>,
+    pub(crate) tokens: Arc<Tokens>,
     /// What this worker does of what several share.
-    duties: Duties,
+    pub(crate) duties: Duties,
     /// Keeps its place among them; taken when the loops start.
-    keeper: Mutex<Option<Keeper>>,
+    pub(crate) keeper: Mutex<Option<Keeper>>,
     /// Its id among them.
-    worker: String,
-    shared: bool,
-    roles: Roles,
-    pause: Pause,
-    diagnostics: Arc<Diagnostics>,
+    pub(crate) worker: String,
+    pub(crate) shared: bool,
+    pub(crate) roles: Roles,
+    pub(crate) pause: Pause,
+    pub(crate) diagnostics: Arc<Diagnostics>,
     /// Held by whoever uploads to or deletes from the catalogue.
     pub(crate) registry: tokio::sync::Mutex<()>,
     /// Held by whoever brings a chain into force.
     pub(crate) activation: tokio::sync::Mutex<()>,
     /// Masks identifiers in samples: random, and gone with this process.
     pub(crate) sample_key: String,
-    stores: Mutex<Vec<(Box<dyn Store>, CommitPolicy)>>,
-    rewriters: Mutex<Vec<Box<dyn Rewriter>>>,
+    pub(crate) stores: Mutex<Vec<(Box<dyn Store>, CommitPolicy)>>,
+    pub(crate) rewriters: Mutex<Vec<Box<dyn Rewriter>>>,
     /// Where a store's loop is asked for a rebuild, by store.
     pub(crate) rebuilds: Mutex<BTreeMap<&'static str, mpsc::Sender<RebuildRequest>>>,
     /// Where a store's loop is asked to move past a gap, by store.
     pub(crate) gap_requests: Mutex<BTreeMap<&'static str, mpsc::Sender<GapRequest>>>,
     /// Gaps that were accepted.
     pub(crate) gaps: Mutex<Vec<GapEntry>>,
-    shutdown: watch::Sender<bool>,
-    loops: tokio::sync::Mutex<JoinSet<()>>,
-    kept: Mutex<Vec<Box<dyn std::any::Any + Send>>>,
+    pub(crate) shutdown: watch::Sender<bool>,
+    pub(crate) loops: tokio::sync::Mutex<JoinSet<()>>,
+    /// Loops that ended though nobody stopped them.
+    pub(crate) ended: Arc<Mutex<Vec<String>>>,
+    pub(crate) kept: Mutex<Vec<Box<dyn std::any::Any + Send>>>,
 }
 
 /// A catalogue without a timeline belongs to stores without rows. Where it does not it was lost, and a new revision 1
@@ -320,71 +320,11 @@ impl Engine {
             gaps: Mutex::new(gaps),
             shutdown: watch::Sender::new(false),
             loops: tokio::sync::Mutex::default(),
+            ended: Arc::default(),
             kept: Mutex::default(),
         });
         engine.activate_configured(options.pipeline).await?;
         Ok(engine)
-    }
-
-    /// Starts a loop for each store, and the housekeeping.
-    pub async fn start(&self) {
-        self.start_with(|store| store).await;
-    }
-
-    /// Starts a loop for each store as `wrap` gives it back: for tests that slow or break one.
-    pub async fn start_with(&self, mut wrap: impl FnMut(Box<dyn Store>) -> Box<dyn Store> + Send) {
-        let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut loops = self.loops.lock().await;
-        let mut commits_every = BTreeMap::new();
-        for (store, policy) in stores {
-            commits_every.insert(store.name(), policy.age);
-            let (sender, gaps) = mpsc::channel(gaps::REQUESTS_MAX);
-            self.gap_requests.lock().unwrap_or_else(PoisonError::into_inner).insert(store.name(), sender);
-            let materializer = Materializer {
-                gaps,
-                processor: self.processor.clone(),
-                progress: self.progress.clone(),
-                metrics: self.metrics.clone(),
-                duties: self.duties.clone(),
-                shutdown: self.shutdown.subscribe(),
-            };
-            loops.spawn(materializer.run(wrap(store), policy));
-        }
-        for rewriter in std::mem::take(&mut *self.rewriters.lock().unwrap_or_else(PoisonError::into_inner)) {
-            let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-            self.rebuilds.lock().unwrap_or_else(PoisonError::into_inner).insert(rewriter.name(), sender);
-            let rematerializer = Rematerializer {
-                requests,
-                asked: Vec::new(),
-                staging: self.staging.clone(),
-                commits_every: commits_every.get(rewriter.name()).copied().unwrap_or_default(),
-                processor: self.processor.clone(),
-                progress: self.progress.clone(),
-                metrics: self.metrics.clone(),
-                duties: self.duties.clone(),
-                shutdown: self.shutdown.subscribe(),
-            };
-            loops.spawn(rematerializer.run(rewriter));
-        }
-        loops.spawn(housekeeping::run(
-            self.log.clone(),
-            self.maintainer.clone(),
-            self.clock.clone(),
-            self.duties.clone(),
-            self.shutdown.subscribe(),
-        ));
-        if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            loops.spawn(keeper.run(self.shutdown.subscribe()));
-        }
-        if self.shared {
-            let follower = Follower {
-                catalogue: self.catalogue.clone(),
-                timeline: self.timeline.clone(),
-                pause: self.pause.clone(),
-                tokens: self.tokens.clone(),
-            };
-            loops.spawn(follower.run(self.shutdown.subscribe()));
-        }
     }
 
     /// Reads how far the stores have come, without starting them: for a look at a data directory.
@@ -414,12 +354,8 @@ impl Engine {
     pub async fn stop(&self) -> Result<(), EngineError> {
         self.shutdown.send_replace(true);
         self.staging.stop();
-        let mut loops = self.loops.lock().await;
-        while let Some(ended) = loops.join_next().await {
-            if let Err(panic) = ended {
-                tracing::error!(%panic, "a store's loop ended badly");
-            }
-        }
+        // What ended badly was told when it did.
+        while self.loops.lock().await.join_next().await.is_some() {}
         if self.shared
             && self.roles.has(Role::Process)
             && let Err(error) = self.catalogue.leave_board(&self.worker).await
@@ -461,6 +397,7 @@ impl Engine {
             revision: timeline.head(),
             chain: timeline.current().map(status::steps_of).unwrap_or_default(),
             ahead: status::ahead(&timeline, ends),
+            ended: self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             log: LogStatus { id: self.log.id(), partitions: bounds, problem },
             paused: pause.as_ref().map(|pause| pause.reason.clone()),
             pause,

@@ -1,4 +1,5 @@
-//! What other workers write to the catalogue, taken over by this one: revisions, the pause, tokens.
+//! What is in the catalogue and this worker has not written, or does not know whether it has: revisions; where several share
+//! the work the pause and tokens, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,8 @@ pub const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Follower {
     pub(crate) catalogue: Catalogue,
     pub(crate) timeline: watch::Sender<Arc<Timeline>>,
-    pub(crate) pause: Pause,
-    pub(crate) tokens: Arc<Tokens>,
+    /// What other workers change, where there are any.
+    pub(crate) others: Option<(Pause, Arc<Tokens>)>,
 }
 
 impl Follower {
@@ -32,7 +33,10 @@ impl Follower {
                 biased;
                 () = crate::materialize::stopped(&mut shutdown) => return,
                 _ = looks.tick() => if let Err(error) = self.look().await {
-                    tracing::warn!(%error, "the catalogue can't be reached: this worker goes on under what it knows");
+                    // One that is alone finds it out by its own writes.
+                    if self.others.is_some() {
+                        tracing::warn!(%error, "the catalogue can't be reached: this worker goes on under what it knows");
+                    }
                 },
             }
         }
@@ -51,7 +55,8 @@ impl Follower {
                 newer
             });
         }
-        self.pause.follow().await?;
-        self.tokens.follow().await
+        let Some((pause, tokens)) = &self.others else { return Ok(()) };
+        pause.follow().await?;
+        tokens.follow().await
     }
 }

@@ -38,6 +38,7 @@ pub mod ingest;
 pub mod keyspace;
 pub mod leases;
 pub mod log;
+mod loops;
 pub mod materialize;
 pub mod metrics;
 pub mod pause;

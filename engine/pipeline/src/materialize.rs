@@ -12,10 +12,12 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
+use futures::FutureExt as _;
 use millrace_log::{EventLog, LogError, ResumeError, check_resume};
 use millrace_rows::schema::row_schema;
 use millrace_rows::{Cursor, Slice, Store, StoreError, StoreState};
@@ -26,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::gaps::GapRequest;
 use crate::leases::{Duties, LOOK_AGAIN};
+use crate::loops::message_of;
 use crate::metrics::Metrics;
 use crate::portion::job_progress;
 use crate::processor::{Processor, SliceError};
@@ -128,18 +131,16 @@ impl Materializer {
         for partition in mine.iter().copied() {
             let cursor = state.cursors.get(&partition).copied();
             let cursor = cursor.unwrap_or_else(|| Cursor::start(self.processor.log().id(), 0));
-            feeders.spawn(
-                Feeder {
-                    store: store.name(),
-                    partition,
-                    cursor,
-                    applied: state.applied,
-                    processor: self.processor.clone(),
-                    progress: self.progress.clone(),
-                    slices: sender.clone(),
-                }
-                .run(),
-            );
+            let feeder = Feeder {
+                store: store.name(),
+                partition,
+                cursor,
+                applied: state.applied,
+                processor: self.processor.clone(),
+                progress: self.progress.clone(),
+                slices: sender.clone(),
+            };
+            feeders.spawn(feeder.run_watched());
         }
         drop(sender);
         // Dropping the feeders at the end of this pass ends them wherever they are; they hold nothing but slices.
@@ -325,6 +326,16 @@ enum FeedError {
 }
 
 impl Feeder {
+    /// A partition whose feeder panics says so.
+    async fn run_watched(self) {
+        let (store, partition, progress) = (self.store, self.partition, self.progress.clone());
+        if let Err(panic) = AssertUnwindSafe(self.run()).catch_unwind().await {
+            let reason = format!("a defect: {}; restart the process, and report it", message_of(&*panic));
+            tracing::error!(store, partition, reason, "the partition has stopped");
+            progress.set_state(store, partition, PartitionState::Stopped { reason });
+        }
+    }
+
     async fn run(mut self) {
         let mut pause = RETRY_PAUSE_MIN;
         let mut checked = false;

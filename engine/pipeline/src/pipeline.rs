@@ -235,9 +235,10 @@ impl Engine {
         if start == ActivationStart::Unseen && self.processor().pause().get().is_none() {
             return Err(PipelineError::NotPaused);
         }
-        self.check_chain(&chain).await?;
+        // Before the check: another worker's revision that comes meanwhile makes the append fail, not the check be of yesterday.
         let timeline = self.timeline.borrow().clone();
         let head = timeline.head();
+        self.check_chain(&chain).await?;
         if let Some(in_force) = timeline.current()
             && in_force.chain.does_the_same_as(&chain)
             && start == ActivationStart::End
@@ -245,7 +246,7 @@ impl Engine {
         {
             return Ok(Activated { revision: in_force.id, is_new: false });
         }
-        let starts = self.processor().begin_activation(head, start, &self.furthest_cursors()).await?;
+        let (starts, activating) = self.processor().begin_activation(head, start, &self.furthest_cursors()).await?;
         let ranges = if head == 0 { Ranges::everything() } else { Ranges::from_ends(starts) };
         let revision = Revision {
             id: head + 1,
@@ -261,9 +262,11 @@ impl Engine {
         let appended = self.catalogue.append(&revision).await;
         // After an error, too: another writer was first, or it is not known whether this one was.
         let reloaded = self.reload_timeline().await;
-        self.processor().activation_done();
+        drop(activating);
         match appended {
             Ok(()) => reloaded?,
+            // Its outcome was not known: it did happen.
+            Err(_) if reloaded.is_ok() && self.timeline.borrow().has(std::slice::from_ref(&revision)) => {}
             Err(CatalogueError::RevisionExists(_)) => return Err(PipelineError::Conflict),
             Err(error) => return Err(error.into()),
         }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use millrace_decode::Decoder;
 use millrace_log::{EventLog, LogError, ReadLimit, Record};
-use millrace_plugin_host::ChainStop;
+use millrace_plugin_host::{ChainStop, LoadError};
 use millrace_rows::{Cursor, Mark, Slice};
 use quick_cache::sync::Cache;
 use quick_cache::{OptionsBuilder, Weighter};
@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::pause::{ENGINE, Pause};
 use crate::replay::REPLAYS_MAX;
 use crate::share::SharedBatches;
+use crate::tables::TablesError;
 use crate::transform::{TransformError, Transformed, split_difference, transform};
 use millrace_timeline::Timeline;
 
@@ -93,8 +94,24 @@ impl SliceError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Log(error) => error.is_temporary(),
-            other => matches!(other, Self::Chain(ChainBuildError::Catalogue(_)) | Self::Host(_)),
+            // The keyspace, or the machine.
+            Self::Chain(error) => matches!(
+                error,
+                ChainBuildError::Catalogue(_)
+                    | ChainBuildError::Load { error: LoadError::Host { .. }, .. }
+                    | ChainBuildError::Table { error: TablesError::Catalogue(_), .. }
+            ),
+            other => matches!(other, Self::Host(_)),
         }
+    }
+}
+
+/// Slices are held back for an activation.
+pub(crate) struct Activating<'a>(&'a watch::Sender<Option<Arc<PendingActivation>>>);
+
+impl Drop for Activating<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
     }
 }
 
@@ -271,7 +288,8 @@ impl Processor {
     }
 
     /// Finds out where an activation behind revision `head` begins in each partition, and holds slices under `head` and
-    /// before back from there until [`Self::activation_done`].
+    /// before back from there until what it gives is dropped: when the activation stands in the timeline that this processor
+    /// sees, or nowhere.
     ///
     /// `cursors` are where the furthest store stands. The log's ends are those of this moment, and no slice has passed
     /// them: slices are not cut meanwhile.
@@ -283,7 +301,7 @@ impl Processor {
         head: u64,
         start: ActivationStart,
         cursors: &BTreeMap<u32, u64>,
-    ) -> Result<BTreeMap<u32, u64>, LogError> {
+    ) -> Result<(BTreeMap<u32, u64>, Activating<'_>), LogError> {
         // Whoever asks for the first unseen record has paused the chain: what is under way ends, nothing new begins.
         let _made = match start {
             ActivationStart::Unseen => Some(self.computing.write().await),
@@ -303,12 +321,7 @@ impl Processor {
             starts.insert(partition, begins);
         }
         self.pending.send_replace(Some(Arc::new(PendingActivation { head, starts: starts.clone() })));
-        Ok(starts)
-    }
-
-    /// The activation stands in the timeline that this processor sees, or nowhere.
-    pub(crate) fn activation_done(&self) {
-        self.pending.send_replace(None);
+        Ok((starts, Activating(&self.pending)))
     }
 
     /// The offset that slices for `applied` must not pass, if there is one.

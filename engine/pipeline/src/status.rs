@@ -27,6 +27,9 @@ pub struct Status {
     /// What is in force for the next events, of partitions where that is something else.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ahead: Vec<InForce>,
+    /// Loops that ended by a defect: only a restart starts them again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<String>,
     /// Why the chain is paused, if it is.
     pub paused: Option<String>,
     /// Since when, and by whom.

@@ -194,6 +194,11 @@ impl Timeline {
         id.checked_sub(1).and_then(|index| self.revisions.get(usize::try_from(index).ok()?))
     }
 
+    /// Whether it has exactly these revisions under their numbers.
+    pub fn has(&self, revisions: &[Revision]) -> bool {
+        revisions.iter().all(|revision| self.get(revision.id) == Some(revision))
+    }
+
     /// The revisions of which one is in force for a record, for a store that has taken in revisions up to `applied`:
     /// those that cover its offset, highest first, down to the first without a filter. Empty only where `applied` is 0.
     pub fn candidates(&self, applied: u64, partition: u32, offset: u64) -> Vec<&Revision> {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use foundationdb_tuple::{Subspace, TuplePack};
+use foundationdb_tuple::{Element, Subspace, TuplePack};
 
 /// Where a row stands: its device, its time, and the log record that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -214,22 +214,48 @@ fn range(subspace: &Subspace) -> Range<Vec<u8>> {
     begin..end
 }
 
+/// A key for messages: where a row's record is, and nothing of whose row it is.
+pub(crate) fn shown(key: &[u8]) -> String {
+    let elements: Vec<Element<'_>> = foundationdb_tuple::unpack(key).unwrap_or_default();
+    let number = |at: usize| match elements.get(at) {
+        Some(Element::Int(number)) => number.to_string(),
+        _ => "?".to_owned(),
+    };
+    match elements.get(1) {
+        Some(Element::String(part)) if part != "h" => millrace_keyspace::display_key(key),
+        Some(_) => format!("of a row (partition {}, offset {}, sub {})", number(4), number(5), number(6)),
+        None => format!("of {} bytes that are no tuple", key.len()),
+    }
+}
+
 fn unpack<'k, T: foundationdb_tuple::TupleUnpack<'k>>(
     subspace: &Subspace,
     key: &'k [u8],
     what: &'static str,
 ) -> Result<T, KeyError> {
-    subspace.unpack(key).map_err(|error| KeyError {
-        what,
-        key: millrace_keyspace::display_key(key),
-        detail: error.to_string(),
-    })
+    subspace.unpack(key).map_err(|error| KeyError { what, key: shown(key), detail: error.to_string() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn no_message_has_a_device() {
+        let keys = Keys::new("r");
+        let row = RowKey { device_id: "user:ada".into(), event_time_us: 7, partition: 3, offset: 41, sub: 2 };
+        let key = keys.row(&row);
+        assert_eq!(shown(&key), "of a row (partition 3, offset 41, sub 2)");
+        for cut in 0..key.len() {
+            assert!(!shown(&key[..cut]).contains("ada"), "{cut} bytes");
+            let told = keys.parse_row(&key[..cut]).unwrap_err().to_string();
+            assert!(!told.contains("ada"), "{told}");
+        }
+        let chunk = [&key[..], &[0x15, 1]].concat();
+        assert_eq!(shown(&chunk), "of a row (partition 3, offset 41, sub 2)");
+        assert_eq!(shown(&keys.lineage(3, 41)), millrace_keyspace::display_key(&keys.lineage(3, 41)));
+    }
 
     fn device() -> impl Strategy<Value = String> {
         prop_oneof![

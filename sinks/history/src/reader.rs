@@ -379,7 +379,7 @@ impl HistoryView {
 }
 
 fn damaged_row(key: &[u8], error: &DecodeError) -> ReadError {
-    ReadError::Broken(format!("key {}: {error}", millrace_keyspace::display_key(key)))
+    ReadError::Broken(format!("key {}: {error}", crate::keys::shown(key)))
 }
 
 /// Whether a stored row is one that the filter wants.

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use millrace_keyspace::{Pair, Snapshot, display_key};
+use millrace_keyspace::{Pair, Snapshot};
 
-use crate::keys::after;
+use crate::keys::{after, shown};
 use crate::reader::ReadError;
 use crate::value::{SplitHead, chunk_key};
 
@@ -55,7 +55,7 @@ impl<'s> Scan<'s> {
     /// The next key and its whole value.
     pub(crate) async fn next(&mut self) -> Result<Option<Pair>, ReadError> {
         let Some((key, value)) = self.next_pair().await? else { return Ok(None) };
-        let damaged = |detail: &str| ReadError::Broken(format!("key {}: {detail}", display_key(&key)));
+        let damaged = |detail: &str| ReadError::Broken(format!("key {}: {detail}", shown(&key)));
         let Some(head) = SplitHead::parse(&value).map_err(|error| damaged(&error.to_string()))? else {
             return Ok(Some((key, value)));
         };

@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use millrace_rows::LogId;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ use crate::LogError;
 
 const META_FILE: &str = "log.json";
 const LOCK_FILE: &str = "log.lock";
+/// How long a lock that another process has is tried again.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Meta {
@@ -113,7 +116,14 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Opened, LogError> {
 fn lock_dir(dir: &Path) -> Result<File, LogError> {
     let path = dir.join(LOCK_FILE);
     let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path).context("opening", &path)?;
-    match lock.try_lock() {
+    let mut tried = lock.try_lock();
+    // A process that is ending has it for a moment more, and so has a child that was just made and has not begun.
+    let until = Instant::now() + LOCK_PATIENCE;
+    while matches!(tried, Err(TryLockError::WouldBlock)) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+        tried = lock.try_lock();
+    }
+    match tried {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(LogError::Unusable(format!(
             "the log in {} is open already, in this process or another one: stop that one first",

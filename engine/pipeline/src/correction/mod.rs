@@ -10,6 +10,7 @@
 //! staged first ([`crate::staging`]): made ahead, then published or cancelled.
 
 pub mod diff;
+pub mod id;
 mod matching;
 pub mod plan;
 pub(crate) mod planning;
@@ -31,6 +32,7 @@ use millrace_timeline::{CatalogueError, ChainSpec, Filter, StepSpec, Timeline};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::correction::id::StagedId;
 use crate::correction::plan::{Asked, Edit, Effects, Planned, step_key};
 use crate::correction::planning::Planning;
 use crate::correction::preview::Preview;
@@ -38,7 +40,7 @@ use crate::correction::range::Resolved;
 use crate::engine::Engine;
 use crate::pipeline::{PipelineError, PluginSource, StepSource};
 use crate::processor::SliceError;
-use crate::staging::StagingStatus;
+use crate::staging::{Staged, StagingStatus};
 
 pub use matching::Matches;
 pub use range::{Bound, RangeFacts, RangeSource};
@@ -131,18 +133,18 @@ pub enum CorrectionError {
     Nothing(String),
     /// Another correction is staged.
     #[error("correction {0} is staged: publish or cancel it first")]
-    AlreadyStaged(u64),
+    AlreadyStaged(StagedId),
     /// Not staged, or not any more.
     #[error(
-        "there is no staged correction {0}: it was published or cancelled, another revision came into force since, or the \
-         server was started again"
+        "there is no correction {0}: it was published or cancelled, another revision came into force since, or the server was \
+         started again"
     )]
-    NotStaged(u64),
+    NotStaged(StagedId),
     /// It can't be published, or not yet.
     #[error("correction {id} can't be published: {reason}")]
     NotReady {
         /// The correction.
-        id: u64,
+        id: StagedId,
         /// Why.
         reason: String,
     },
@@ -252,20 +254,21 @@ impl Engine {
     }
 
     /// Makes what a plan brings ahead, in the background: [`Self::corrections`] tells how far it has come. Nothing of it is
-    /// in force. Gives the number that it will have.
+    /// in force. Gives its name until it is published.
     ///
     /// # Errors
     /// [`CorrectionError::AlreadyStaged`] while another is staged, [`PipelineError::Conflict`] when the timeline has changed
     /// since the plan was made.
-    pub async fn stage(&self, plan: Plan, author: &str, reason: &str) -> Result<u64, CorrectionError> {
+    pub async fn stage(&self, plan: Plan, author: &str, reason: &str) -> Result<StagedId, CorrectionError> {
         let _one = self.activation.lock().await;
         let head = self.timeline.borrow().head();
         if plan.timeline.head() != head {
             return Err(PipelineError::Conflict.into());
         }
-        if let Some((id, state)) = self.staging.staged(|staged| (staged.id(), staged.status().state())) {
+        let look = |staged: &Staged| (staged.id, staged.first(), staged.status().state());
+        if let Some((id, first, state)) = self.staging.staged(look) {
             // What can't be published any more is in nobody's way.
-            if id > head && state != "failed" {
+            if first > head && state != "failed" {
                 return Err(CorrectionError::AlreadyStaged(id));
             }
             self.staging.cancel(id);
@@ -273,10 +276,9 @@ impl Engine {
         let planning = Planning::of(self.processor(), &plan.timeline, &plan.revisions).await?;
         let hold = self.progress().hold(plan.range.iter().map(|(p, range)| (*p, range.start)).collect());
         self.hold_log().await;
-        let id = planning.first();
         let asked = Asked { author, reason, at_us: (self.clock)() };
-        self.staging.begin(self.processor().clone(), (plan, planning), asked, hold)?;
-        tracing::info!(correction = id, author, "a correction is being staged");
+        let id = self.staging.begin(self.processor().clone(), (plan, planning), asked, hold)?;
+        tracing::info!(correction = %id, author, "a correction is being staged");
         Ok(id)
     }
 
@@ -284,8 +286,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`CorrectionError::NotStaged`] when there is no such correction, or it is cancelled meanwhile.
-    pub async fn wait_staged(&self, id: u64) -> Result<StagingStatus, CorrectionError> {
-        let found = self.staging.staged(|staged| (staged.id() == id).then(|| staged.watch()));
+    pub async fn wait_staged(&self, id: StagedId) -> Result<StagingStatus, CorrectionError> {
+        let found = self.staging.staged(|staged| (staged.id == id).then(|| staged.watch()));
         let mut status = found.flatten().ok_or(CorrectionError::NotStaged(id))?;
         let ended = status.wait_for(|status| status.state() != "staging").await;
         ended.map(|status| status.clone()).map_err(|_| CorrectionError::NotStaged(id))
@@ -296,11 +298,11 @@ impl Engine {
     /// # Errors
     /// [`CorrectionError::NotReady`] until all of it is staged, [`CorrectionError::NotStaged`] when there is no such
     /// correction or another revision has come into force since it was staged.
-    pub async fn publish_staged(&self, id: u64) -> Result<Corrected, CorrectionError> {
+    pub async fn publish_staged(&self, id: StagedId) -> Result<Corrected, CorrectionError> {
         let _one = self.activation.lock().await;
         let found = self.staging.staged(|staged| {
             let ready = (staged.plan.clone(), staged.author.clone(), staged.reason.clone());
-            (staged.id() == id).then(|| (ready, staged.status()))
+            (staged.id == id).then(|| (ready, staged.status()))
         });
         let Some(((plan, author, reason), status)) = found.flatten() else {
             return Err(CorrectionError::NotStaged(id));
@@ -312,7 +314,11 @@ impl Engine {
             let reason = format!("{} of {} offsets are staged", status.done, status.total);
             return Err(CorrectionError::NotReady { id, reason });
         }
-        match self.publish(&plan, &author, &reason, || self.staging.published(id)).await {
+        // What follows revisions may see it in force before this does.
+        self.staging.publishing(id, true);
+        let published = self.publish(&plan, &author, &reason, || self.staging.published(id)).await;
+        self.staging.publishing(id, false);
+        match published {
             Err(CorrectionError::Pipeline(error)) if error.is_conflict() => {
                 self.staging.cancel(id);
                 Err(CorrectionError::NotStaged(id))
@@ -325,7 +331,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`CorrectionError::NotStaged`] when there is no such correction.
-    pub async fn cancel_staged(&self, id: u64) -> Result<(), CorrectionError> {
+    pub async fn cancel_staged(&self, id: StagedId) -> Result<(), CorrectionError> {
         // Not while it is being published.
         let _one = self.activation.lock().await;
         match self.staging.cancel(id) {
@@ -341,7 +347,7 @@ impl Engine {
         plan: &Plan,
         author: &str,
         reason: &str,
-        when_appended: impl FnOnce() + Send,
+        mut when_appended: impl FnMut() + Send,
     ) -> Result<Corrected, CorrectionError> {
         let head = plan.timeline.head();
         let revisions = plan::revisions(head, &plan.revisions, Asked { author, reason, at_us: (self.clock)() });
@@ -352,9 +358,10 @@ impl Engine {
             when_appended();
         }
         // After an error, too: another writer was first, or it is not known whether this one was.
-        self.reload_timeline().await?;
+        let reloaded = self.reload_timeline().await;
         match appended {
-            Ok(()) => {}
+            Ok(()) => reloaded?,
+            Err(_) if reloaded.is_ok() && self.timeline.borrow().has(&revisions) => when_appended(),
             Err(CatalogueError::RevisionExists(_)) => return Err(PipelineError::Conflict.into()),
             Err(error) => return Err(error.into()),
         }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use millrace_timeline::{Kind, Revision};
 use serde::Serialize;
 
+use crate::correction::id::CorrectionId;
 use crate::engine::Engine;
 use crate::progress::{JobProgress, StoreProgress};
 use crate::rematerialize::REBUILD;
@@ -28,9 +29,9 @@ pub struct StoreCorrection {
 /// A correction in the timeline.
 #[derive(Clone, Debug, Serialize)]
 pub struct CorrectionStatus {
-    /// Its first revision.
-    pub id: u64,
-    /// Its revisions.
+    /// What it is called: by its first revision once it is published.
+    pub id: CorrectionId,
+    /// Its revisions; while it is staged those that it would have now.
     pub revisions: Vec<u64>,
     /// Before it is published `staging`, then `staged`, or `failed`; then `published` until a store has begun, `applying`, and
     /// `applied` once every store has.
@@ -74,7 +75,7 @@ impl Engine {
                 "applying"
             };
             Some(CorrectionStatus {
-                id,
+                id: CorrectionId::Published(id),
                 revisions: revisions.iter().map(|revision| revision.id).collect(),
                 state,
                 author: last.author.clone(),
@@ -87,8 +88,8 @@ impl Engine {
         };
         let staged = self.staging.staged(|staged| {
             let status = staged.status();
-            CorrectionStatus {
-                id: staged.id(),
+            let found = CorrectionStatus {
+                id: CorrectionId::Staged(staged.id),
                 revisions: staged.revisions(),
                 state: status.state(),
                 author: staged.author.clone(),
@@ -97,11 +98,11 @@ impl Engine {
                 paused: paused.clone().filter(|_| status.state() == "staging"),
                 staged: Some(status),
                 stores: BTreeMap::new(),
-            }
+            };
+            // Once another revision has its number it can't be published any more.
+            (staged.first() > timeline.head()).then_some(found)
         });
-        // Once another revision has its number it can't be published any more.
-        let staged = staged.filter(|staged| staged.id > timeline.head());
-        staged.into_iter().chain(groups.into_iter().rev().filter_map(status)).collect()
+        staged.flatten().into_iter().chain(groups.into_iter().rev().filter_map(status)).collect()
     }
 }
 

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::correction::Plan;
+use crate::correction::id::StagedId;
 use crate::correction::plan::Asked;
 use crate::correction::planning::Planning;
 use crate::processor::{Processor, SliceError};
@@ -80,6 +81,9 @@ enum StagingError {
 
 /// A correction that is staged, or is being staged.
 pub(crate) struct Staged {
+    pub(crate) id: StagedId,
+    /// Whether its revisions are being appended: then those that come into force may be its own.
+    publishing: bool,
     pub(crate) plan: Plan,
     pub(crate) author: String,
     pub(crate) reason: String,
@@ -94,7 +98,7 @@ pub(crate) struct Staged {
 
 impl Staged {
     /// The number that its first revision will have.
-    pub(crate) fn id(&self) -> u64 {
+    pub(crate) fn first(&self) -> u64 {
         self.files.first
     }
 
@@ -234,7 +238,8 @@ impl Staging {
         (plan, planning): (Plan, Planning),
         Asked { author, reason, at_us }: Asked<'_>,
         hold: Hold,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<StagedId> {
+        let id = StagedId::new();
         // Never one that was there before: what was cancelled is removed once its last batch is written.
         let dir = self.dir.join(format!("{}-{}", planning.first(), Uuid::now_v7().simple()));
         std::fs::create_dir_all(&dir)?;
@@ -250,9 +255,10 @@ impl Staging {
         let mut task = JoinSet::new();
         task.spawn(run(processor, planning, files.clone(), status, room));
         let (author, reason) = (author.to_owned(), reason.to_owned());
-        let staged = Staged { plan, author, reason, at_us, files, hold, status: shown, _task: task };
+        let staged =
+            Staged { id, publishing: false, plan, author, reason, at_us, files, hold, status: shown, _task: task };
         self.lock().staged = Some(staged);
-        Ok(())
+        Ok(id)
     }
 
     /// What `look` makes of what is staged, if anything is.
@@ -261,17 +267,24 @@ impl Staging {
     }
 
     /// Forgets what is staged, if it is `id`. Gives whether it was.
-    pub(crate) fn cancel(&self, id: u64) -> bool {
+    pub(crate) fn cancel(&self, id: StagedId) -> bool {
         // Dropped outside of the lock: files are removed.
-        let staged = self.lock().staged.take_if(|staged| staged.id() == id);
+        let staged = self.lock().staged.take_if(|staged| staged.id == id);
         staged.is_some()
     }
 
     /// `id` is in force: its batches are those of the jobs.
-    pub(crate) fn published(&self, id: u64) {
+    pub(crate) fn published(&self, id: StagedId) {
         let mut state = self.lock();
-        if let Some(Staged { files, hold, .. }) = state.staged.take_if(|staged| staged.id() == id) {
+        if let Some(Staged { files, hold, .. }) = state.staged.take_if(|staged| staged.id == id) {
             state.published.push(Published { files, _hold: hold });
+        }
+    }
+
+    /// The revisions of `id` are being appended, or that has ended.
+    pub(crate) fn publishing(&self, id: StagedId, publishing: bool) {
+        if let Some(staged) = self.lock().staged.as_mut().filter(|staged| staged.id == id) {
+            staged.publishing = publishing;
         }
     }
 
@@ -299,11 +312,11 @@ impl Staging {
         let applied = |files: &Files| stores.values().all(|store| store.has_done(files.first..=files.last));
         let mut state = self.lock();
         let done: Vec<Published> = state.published.extract_if(.., |published| applied(&published.files)).collect();
-        let overtaken = state.staged.take_if(|staged| staged.id() <= head);
+        let overtaken = state.staged.take_if(|staged| staged.first() <= head && !staged.publishing);
         drop(state);
         if let Some(staged) = &overtaken {
             tracing::warn!(
-                correction = staged.id(),
+                correction = %staged.id,
                 head,
                 "another revision came first: the staged correction is gone"
             );

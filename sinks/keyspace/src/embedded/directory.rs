@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use fjall::compaction::Leveled;
 use fjall::config::BlockSizePolicy;
@@ -17,6 +18,8 @@ const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_NAME: &str = "millrace-keyspace";
 const FORMAT_VERSION: u32 = 1;
 const LOCK_FILE: &str = "LOCK";
+/// How long a lock that another process has is tried again.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const DATABASE: &str = "db";
 /// Threads that flush and compact, whatever the number of processors. The first of them leaves compactions to the others
 /// and spins while one waits that nobody has taken: with two threads it burned a processor for as long as a compaction
@@ -60,7 +63,14 @@ impl Directory {
             .write(true)
             .open(path.join(LOCK_FILE))
             .map_err(|error| failed("opening the lock file of", &error))?;
-        match lock.try_lock() {
+        let mut tried = lock.try_lock();
+        // A process that is ending has it for a moment more, and so has a child that was just made and has not begun.
+        let until = Instant::now() + LOCK_PATIENCE;
+        while matches!(tried, Err(TryLockError::WouldBlock)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+            tried = lock.try_lock();
+        }
+        match tried {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(KeyspaceError::Unavailable(format!(
