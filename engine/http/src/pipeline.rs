@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use millrace_pipeline::pipeline::{Activation, PipelineError, PluginSource, StepSource};
+use millrace_pipeline::pipeline::{Activation, PipelineError, PluginSource, REASON_BYTES_MAX, StepSource};
 use millrace_pipeline::processor::ActivationStart;
 use millrace_pipeline::tokens::Principal;
 use millrace_plugin_host::{Limits, OnError};
@@ -19,9 +19,6 @@ use crate::Api;
 use crate::error::ApiError;
 use crate::plugins::catalogue_error;
 use crate::row_json::rfc3339;
-
-/// Longest reason that is kept, in bytes.
-const REASON_BYTES_MAX: usize = 1000;
 
 fn show_step(step: &StepSpec) -> Value {
     let config: Value = serde_json::from_str(&step.config).unwrap_or(Value::Null);

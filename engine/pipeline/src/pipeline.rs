@@ -29,6 +29,9 @@ use crate::secrets::SecretError;
 use crate::trial::{self, TrialError};
 use crate::{status, stock};
 
+/// Most bytes of the reason that a revision is given.
+pub const REASON_BYTES_MAX: usize = 1000;
+
 /// Name of the secret that the stock chain hashes with.
 pub const PII_SECRET: &str = "pii@1";
 
@@ -134,7 +137,10 @@ impl PipelineError {
             ),
             Self::Catalogue(error) => matches!(
                 error,
-                CatalogueError::NoSuchPlugin(_) | CatalogueError::NoSuchTable(_) | CatalogueError::RevisionTooLarge(_)
+                CatalogueError::NoSuchPlugin(_)
+                    | CatalogueError::NoSuchTable(_)
+                    | CatalogueError::RevisionTooLarge(_)
+                    | CatalogueError::GroupTooLarge { .. }
             ),
             _ => false,
         }

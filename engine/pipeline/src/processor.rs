@@ -258,10 +258,6 @@ impl Processor {
         ReadLimit { records: self.options.batch_records, bytes: self.options.batch_bytes }
     }
 
-    pub(crate) fn diagnostics(&self) -> &Diagnostics {
-        &self.diagnostics
-    }
-
     pub(crate) fn replays(&self) -> &Arc<Semaphore> {
         &self.replays
     }

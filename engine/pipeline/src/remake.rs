@@ -112,7 +112,7 @@ impl Remaker {
     async fn make(self: Arc<Self>, records: Vec<Record>, making: Option<Making>) -> Result<Rewrite, SliceError> {
         let Stretch { partition, applied, .. } = self.of;
         let batch = self.processor.run_again(partition, records, self.segments.clone()).await?;
-        let rewrite = self.processor.rewrite(partition, applied, batch);
+        let rewrite = batch.into_rewrite(partition, applied);
         if let Some(making) = making {
             making.made(&rewrite);
         }

@@ -32,6 +32,23 @@ pub struct Replayed {
     pub outcome: Transformed,
 }
 
+impl Replayed {
+    /// What a store is to put in the place of the batch, made again under the revisions up to `applied`. What plugins said is not
+    /// kept: it would push out what they say of live events.
+    pub(crate) fn into_rewrite(self, partition: u32, applied: u64) -> Rewrite {
+        let Self { offsets, outcome, .. } = self;
+        Rewrite {
+            partition,
+            offsets,
+            applied,
+            remade: outcome.offsets,
+            rows: outcome.rows,
+            dead: outcome.dead,
+            dropped: outcome.dropped,
+        }
+    }
+}
+
 impl Processor {
     /// The records of a range under `segments`, batch by batch in offset order.
     ///
@@ -95,22 +112,6 @@ impl Processor {
             run.await.map_err(|panic| SliceError::Internal(panic.to_string()))?
         });
         run.await.map_err(|panic| SliceError::Internal(panic.to_string()))?
-    }
-
-    /// What a store is to put in the place of a batch, made again under the revisions up to `applied`. What plugins said goes to
-    /// the protected buffer.
-    pub(crate) fn rewrite(&self, partition: u32, applied: u64, batch: Replayed) -> Rewrite {
-        let Replayed { offsets, outcome, .. } = batch;
-        self.diagnostics().add(partition, outcome.failures, outcome.logs);
-        Rewrite {
-            partition,
-            offsets,
-            applied,
-            remade: outcome.offsets,
-            rows: outcome.rows,
-            dead: outcome.dead,
-            dropped: outcome.dropped,
-        }
     }
 
     /// What is in force for a range under a timeline, ready to run: of revisions from `least` on.

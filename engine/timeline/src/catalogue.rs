@@ -90,10 +90,19 @@ pub enum CatalogueError {
     NoSuchToken(String),
     /// A revision larger than [`REVISION_BYTES_MAX`].
     #[error(
-        "the revision has {0} bytes with its configurations and its filter: the limit is {REVISION_BYTES_MAX}, and \
-         {GROUP_BYTES_MAX} for what is appended at once; put long lists into a lookup table, or correct a shorter range"
+        "the revision has {0} bytes with its configurations and its filter: the limit is {REVISION_BYTES_MAX}; put long lists \
+         into a lookup table"
     )]
     RevisionTooLarge(usize),
+    /// Revisions larger than [`GROUP_BYTES_MAX`] together.
+    #[error(
+        "the {revisions} revisions of this change have more than {GROUP_BYTES_MAX} bytes, the limit for what is appended at \
+         once: correct a shorter range, or give all of it one chain first"
+    )]
+    GroupTooLarge {
+        /// How many there are.
+        revisions: usize,
+    },
     /// No such plugin, or its bytes are gone or damaged.
     #[error("plugin {0} is not in the catalogue, or its bytes are damaged")]
     NoSuchPlugin(String),
@@ -206,7 +215,7 @@ impl Catalogue {
     /// Appends revisions after the timeline's head, all of them or none.
     ///
     /// # Errors
-    /// [`CatalogueError::RevisionExists`] when another writer was first, [`CatalogueError::RevisionTooLarge`] when one of
+    /// [`CatalogueError::RevisionExists`] when another writer was first, as [`check_sizes`] when one of
     /// them does not fit into a value or all of them into a transaction.
     pub async fn append_all(&self, revisions: &[Revision]) -> Result<(), CatalogueError> {
         let Some(first) = revisions.first().map(|revision| revision.id) else { return Ok(()) };
@@ -219,18 +228,13 @@ impl Catalogue {
             }
             batch.compares.push(Compare { key: before, expected });
         }
-        let mut bytes = 0;
-        for (expected, revision) in (first..).zip(revisions) {
+        let values = encoded(revisions)?;
+        for ((expected, revision), value) in (first..).zip(revisions).zip(values) {
             if revision.id != expected {
                 return Err(TimelineError::Order { expected, found: revision.id }.into());
             }
             revision.check()?;
             let key = self.key(&("revision", revision.id));
-            let value = to_json(revision)?;
-            bytes += value.len();
-            if value.len() > REVISION_BYTES_MAX || bytes > GROUP_BYTES_MAX {
-                return Err(CatalogueError::RevisionTooLarge(bytes.max(value.len())));
-            }
             batch.compares.push(Compare { key: key.clone(), expected: None });
             for pointer in self.pointers(revision).await? {
                 if !batch.compares.iter().any(|compare| compare.key == pointer.key) {
@@ -399,6 +403,25 @@ async fn scan_range(
 /// Where to read on behind a pair.
 fn behind(last: &Pair) -> Bytes {
     [last.0.as_ref(), &[0]].concat().into()
+}
+
+/// Whether revisions can be appended at once: before anything is done for them.
+///
+/// # Errors
+/// [`CatalogueError::RevisionTooLarge`], [`CatalogueError::GroupTooLarge`].
+pub fn check_sizes(revisions: &[Revision]) -> Result<(), CatalogueError> {
+    encoded(revisions).map(drop)
+}
+
+fn encoded(revisions: &[Revision]) -> Result<Vec<Bytes>, CatalogueError> {
+    let values = revisions.iter().map(to_json).collect::<Result<Vec<_>, _>>()?;
+    if let Some(large) = values.iter().map(Bytes::len).find(|bytes| *bytes > REVISION_BYTES_MAX) {
+        return Err(CatalogueError::RevisionTooLarge(large));
+    }
+    if values.iter().map(Bytes::len).sum::<usize>() > GROUP_BYTES_MAX {
+        return Err(CatalogueError::GroupTooLarge { revisions: revisions.len() });
+    }
+    Ok(values)
 }
 
 /// SHA-256 in lower-case hexadecimal digits, as the catalogue writes digests.

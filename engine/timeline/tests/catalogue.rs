@@ -8,7 +8,7 @@ use std::sync::Arc;
 use millrace_keyspace::embedded::{EmbeddedKeyspace, Options};
 use millrace_rows::LogId;
 use millrace_timeline::access::{AUDIT_ENTRIES_MAX, AuditEntry, PauseEntry, TokenEntry};
-use millrace_timeline::catalogue::{BLOB_CHUNK_BYTES, ImportPosition};
+use millrace_timeline::catalogue::{BLOB_CHUNK_BYTES, ImportPosition, check_sizes};
 use millrace_timeline::chain::PluginName;
 use millrace_timeline::{
     Catalogue, CatalogueError, ChainSpec, Filter, Kind, PluginEntry, PluginRef, Ranges, Revision, StepSpec, TableEntry,
@@ -194,6 +194,12 @@ async fn what_a_revision_refers_to_can_not_be_deleted_and_the_rest_leaves_nothin
     let mut long = revision(2, Some(plugin));
     long.chain.steps[0].config = format!("\"{}\"", "x".repeat(100_000));
     assert!(matches!(catalogue.append(&long).await, Err(CatalogueError::RevisionTooLarge(_))));
+    // As many as there must be for the same limit of a group to be known before anything is staged.
+    let mut group: Vec<_> = (2..10).map(|id| revision(id, None)).collect();
+    assert!(check_sizes(&group).is_ok());
+    group.iter_mut().for_each(|revision| revision.reason = "x".repeat(90_000));
+    assert!(matches!(check_sizes(&group), Err(CatalogueError::GroupTooLarge { revisions: 8 })));
+    assert!(matches!(catalogue.append_all(&group).await, Err(CatalogueError::GroupTooLarge { .. })));
     assert_eq!(catalogue.timeline().await.unwrap().head(), 1);
 }
 

@@ -27,6 +27,7 @@ use millrace_log::LogError;
 use millrace_plugin_host::OnError;
 use millrace_rows::ColumnType;
 use millrace_rows::schema::BASE;
+use millrace_timeline::catalogue::check_sizes;
 use millrace_timeline::chain::PluginName;
 use millrace_timeline::{CatalogueError, ChainSpec, Filter, StepSpec, Timeline};
 use serde::Serialize;
@@ -38,9 +39,10 @@ use crate::correction::planning::Planning;
 use crate::correction::preview::Preview;
 use crate::correction::range::Resolved;
 use crate::engine::Engine;
-use crate::pipeline::{PipelineError, PluginSource, StepSource};
+use crate::pipeline::{PipelineError, PluginSource, REASON_BYTES_MAX, StepSource};
 use crate::processor::SliceError;
 use crate::staging::{Staged, StagingStatus};
+use crate::tokens::NAME_BYTES_MAX;
 
 pub use matching::Matches;
 pub use range::{Bound, RangeFacts, RangeSource};
@@ -224,6 +226,10 @@ impl Engine {
                 None => "the range is empty".to_owned(),
             }));
         }
+        // With the longest words that it may be published with.
+        let (author, reason) = ("x".repeat(NAME_BYTES_MAX), "x".repeat(REASON_BYTES_MAX));
+        let asked = Asked { author: &author, reason: &reason, at_us: i64::MAX };
+        check_sizes(&plan::revisions(timeline.head(), &revisions, asked))?;
         let effects = plan::effects(&timeline, &edit, &range, &source.range.filter);
         let mut checked: Vec<&ChainSpec> = Vec::new();
         for planned in &revisions {

@@ -366,7 +366,7 @@ async fn make(
         let segments = planning.segments(revision, partition, offsets.clone());
         let mut batches = std::pin::pin!(processor.replay(partition, offsets, segments));
         while let Some(batch) = batches.try_next().await? {
-            let rewrite = processor.rewrite(partition, planning.last(), batch);
+            let rewrite = batch.into_rewrite(partition, planning.last());
             let made = rewrite.offsets.end - rewrite.offsets.start;
             let kept = files.clone();
             let added = tokio::task::spawn_blocking(move || kept.add(revision, &rewrite)).await;
