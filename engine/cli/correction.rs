@@ -304,7 +304,11 @@ pub async fn wait(client: &Client, id: u64, show: bool) -> Result<Value> {
     let path = format!("/v1/corrections/{id}");
     let mut progress = Progress::begin(show);
     loop {
-        let now = client.get(&path).await?;
+        let gone = || {
+            progress.end();
+            format!("correction {id} is in force, and goes on when its server does: see `millrace corrections`")
+        };
+        let now = client.get(&path).await.with_context(gone)?;
         let problem = now["stores"]
             .as_object()
             .into_iter()

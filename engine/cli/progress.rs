@@ -30,6 +30,14 @@ impl Progress {
         self.began.elapsed()
     }
 
+    /// Leaves the line as it is: something else is to be said.
+    pub fn end(&self) {
+        if self.shown {
+            // What can't be shown harms nothing.
+            let _ = writeln!(std::io::stderr());
+        }
+    }
+
     /// Shows that `left` events of `total` are left; `None`: of what was left at first.
     pub fn show(&mut self, left: u64, total: Option<u64>, last: bool) {
         let first = *self.at_first.get_or_insert(left);

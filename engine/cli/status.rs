@@ -55,7 +55,7 @@ pub fn show(status: &Value) -> String {
     let chain: Vec<&str> = status["chain"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let chain = if chain.is_empty() { "no steps".to_owned() } else { chain.join(" → ") };
     // Writing to a String does not fail.
-    let _ = writeln!(out, "chain     {chain}  (revision {})", status["revision"]);
+    let _ = writeln!(out, "chain     {chain}  (the timeline has revisions up to {})", status["revision"]);
     for line in in_force_ahead(status) {
         let _ = writeln!(out, "AHEAD     {line}");
     }
@@ -101,6 +101,7 @@ pub fn show(status: &Value) -> String {
     for job in jobs {
         let _ = writeln!(out, "{job}");
     }
+    problems.extend(status["ended"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
     problems.dedup();
     for problem in problems {
         let _ = writeln!(out, "! {problem}");

@@ -235,7 +235,8 @@ pub async fn demo(mut config: Config, args: &DemoArgs, json: bool) -> Result<Exi
         say(&report::stores(&outcome));
         say("\n12 the state of both stores");
         say(&crate::status::show(&client.get("/v1/status").await?));
-        say(&report::where_next(&url, &config.data_dir, engine.delta_path(), &device));
+        let lives_on = (!args.exit).then_some(url.as_str());
+        say(&report::where_next(lives_on, &config.data_dir, engine.delta_path(), &device));
     }
     if !args.exit {
         // From here on an interrupt stops the demo in order; before, it is as good as a kill.

@@ -98,15 +98,22 @@ pub fn scrubbed(before: &Value, after: &Value) -> String {
     rows.concat()
 }
 
-pub fn where_next(url: &str, data_dir: &Path, delta: &Path, device: &str) -> String {
-    format!(
-        "Where to look next\n  \
-           curl '{url}/v1/devices/{device}/events?last=1h'\n  \
-           curl '{url}/v1/status'          curl '{url}/metrics'\n  \
-           millrace history {device} --last 2h --url {url}\n  \
-           duckdb, polars, Spark:  delta table at {}\n  \
-           data directory:         {}\n",
-        delta.display(),
-        data_dir.display(),
-    )
+pub fn where_next(url: Option<&str>, data_dir: &Path, delta: &Path, device: &str) -> String {
+    let mut next = "Where to look next\n".to_owned();
+    let data_dir = data_dir.display();
+    next.push_str(&match url {
+        Some(url) => format!(
+            "  curl '{url}/v1/devices/{device}/events?last=1h'\n  \
+               curl '{url}/v1/status'          curl '{url}/metrics'\n  \
+               millrace history {device} --last 2h --url {url}\n"
+        ),
+        // Its server is about to end.
+        None => format!(
+            "  millrace history {device} --last 2h --data-dir {data_dir}\n  \
+               millrace status --data-dir {data_dir}\n"
+        ),
+    });
+    next.push_str(&format!("  duckdb, polars, Spark:  delta table at {}\n", delta.display()));
+    next.push_str(&format!("  data directory:         {data_dir}\n"));
+    next
 }

@@ -5,9 +5,9 @@
 //! and commits of other jobs of the table; a revision that covers some of its records drops it, and they are made again.
 //!
 //! Bounds: `Options::rebuild_files_max` files, and half of the age at which files count as orphans. What is there by then is
-//! committed, and the rebuild goes on with the rest: such a rebuild is seen in several pieces. Memory: what a log entry says of each file,
-//! about 1 KB, and 16 bytes a range of offsets. On disk the parts are a second copy of the table; when a local disk fails, as a
-//! full one does, they are given up, because live rows need the room.
+//! committed, and the rebuild goes on with the rest: such a rebuild is seen in several pieces. Memory: what a log entry says of
+//! each file, about 1 KB, and 16 bytes a range of offsets. On disk the parts are a second copy of the table; when a local disk
+//! fails, as a full one does, they are given up, because live rows need the room.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
