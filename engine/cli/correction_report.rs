@@ -40,12 +40,32 @@ pub fn show_report(report: &Value) -> String {
             difference["partition"],
             difference["offset"],
             difference["sub"],
-            text("what")
+            printable(text("what"))
         );
     }
-    out +=
-        if report["differences"] == json!(0) { "the stores hold what the log says\n" } else { "THE STORES DIFFER\n" };
+    out += &conclusion(report);
+    out.push('\n');
     out
+}
+
+/// What a report comes to.
+fn conclusion(report: &Value) -> String {
+    let most = |name: &str| {
+        let stores = report["stores"].as_object().into_iter().flatten();
+        stores.filter_map(|(_, found)| found[name].as_u64()).max().unwrap_or(0)
+    };
+    if report["differences"] != json!(0) {
+        return "THE STORES DIFFER".to_owned();
+    }
+    match (most("compared"), most("pending"), most("verified_before")) {
+        (0, 0, 0) => "nothing was compared: the stores have nothing that the log still has".to_owned(),
+        (0, 0, before) => {
+            format!("nothing new; {} offsets were verified before (--all looks at everything)", thousands(before))
+        }
+        (0, ..) => "nothing was compared: corrections or rebuilds are not done".to_owned(),
+        (_, 0, _) => "the stores hold what the log says".to_owned(),
+        _ => "the stores hold what the log says, but for what is pending".to_owned(),
+    }
 }
 
 /// What a preview found, for people.
@@ -122,6 +142,25 @@ pub fn show_preview(preview: &Value, colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_says_only_what_was_compared() {
+        let report = |differences: u64, compared: u64, pending: u64, before: u64| {
+            let store = json!({"compared": compared, "pending": pending, "verified_before": before});
+            json!({"differences": differences, "stores": {"delta": store, "history": {}}})
+        };
+        for (report, expected) in [
+            (report(1, 5, 0, 0), "THE STORES DIFFER"),
+            (report(0, 5, 0, 7), "the stores hold what the log says"),
+            (report(0, 5, 1, 0), "the stores hold what the log says, but for what is pending"),
+            (report(0, 0, 1, 7), "nothing was compared: corrections or rebuilds are not done"),
+            (report(0, 0, 0, 7000), "nothing new; 7,000 offsets were verified before (--all looks at everything)"),
+            (report(0, 0, 0, 0), "nothing was compared: the stores have nothing that the log still has"),
+        ] {
+            assert_eq!(conclusion(&report), expected);
+            assert!(show_report(&report).ends_with(&format!("{expected}\n")), "{report}");
+        }
+    }
 
     #[test]
     fn a_preview_is_shown_without_control_characters() {

@@ -444,13 +444,8 @@ impl Engine {
 
     /// Compares the stores with what the log and the timeline say.
     pub fn verifier(&self) -> Verifier {
-        Verifier {
-            processor: self.processor.clone(),
-            history: self.history.clone(),
-            table: self.table.clone(),
-            catalogue: self.catalogue.clone(),
-            gaps: self.accepted_gaps(),
-        }
+        let processor = self.processor.clone();
+        Verifier::new(processor, self.history.clone(), self.table.clone(), self.catalogue.clone(), self.accepted_gaps())
     }
 
     /// Pauses the chain: nothing is computed until somebody resumes it, and a restart does not.

@@ -402,12 +402,15 @@ impl Engine {
             return Err(StoreError::Broken { store: "rebuild", detail: format!("there is no store {store:?}") });
         };
         // What was verified of it does not stand any more.
-        let forgotten = self.catalogue.set_verified(store, None).await;
+        let forgotten = self.catalogue.forget_verified(store).await;
         forgotten.map_err(|error| refused("rebuild", &error.to_string()))?;
         let (answer, noted) = tokio::sync::oneshot::channel();
         let gone = |_| refused("rebuild", "the store's loop has stopped");
         sender.try_send(answer).map_err(|_| refused("rebuild", "other rebuilds wait already"))?;
-        noted.await.map_err(gone)
+        noted.await.map_err(gone)?;
+        // Nor does what a verification found that began before the job was there to be seen.
+        let forgotten = self.catalogue.forget_verified(store).await;
+        forgotten.map_err(|error| refused("rebuild", &error.to_string()))
     }
 
     /// Tells the log what must stay.

@@ -237,6 +237,7 @@ mod tests {
             rows: Some(1),
             partitions: Some((0, 0)),
             offsets: Some((first, first + 9)),
+            has_lineage: true,
         }
     }
 

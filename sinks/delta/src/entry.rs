@@ -16,7 +16,7 @@ use crate::markers::Marker;
 use crate::offsets::Remade;
 use crate::reader::FileStatistics;
 
-/// What a commit records of one log partition. `verify` compares it with the log.
+/// What a commit records of one log partition: for people who look at the table's history. Nothing reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct PartitionCounts {
     pub(crate) first: u64,

@@ -113,6 +113,7 @@ pub mod conflict;
 mod encode;
 mod entry;
 mod error;
+mod faults;
 mod groups;
 mod input;
 pub mod local;
@@ -139,6 +140,7 @@ mod table;
 pub use compact::Compacted;
 #[doc(hidden)]
 pub use encode::encode_only;
+pub use faults::{FAULTS_KEPT, StrayRow, TableFaults, UnreadableFile, Why};
 pub use maintain::{Maintained, Maintainer, MaintenanceCounts};
 pub use options::{Compression, LOG_RETENTION_MIN, Options};
 pub use reader::{Scan, ScanRequest, TableReader, TableStatus};

@@ -405,7 +405,8 @@ mod tests {
 
     fn source(offsets: Option<(i64, i64)>) -> Source {
         let path = format!("{offsets:?}");
-        Source::whole(DataFile { path, date: None, bytes: 1, rows: None, partitions: None, offsets })
+        let has_lineage = true;
+        Source::whole(DataFile { path, date: None, bytes: 1, rows: None, partitions: None, offsets, has_lineage })
     }
 
     #[test]

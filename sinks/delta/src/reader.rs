@@ -26,6 +26,7 @@ use tokio::runtime::Handle;
 
 use crate::encode::StagedFile;
 use crate::error::{broken, from_library};
+use crate::faults::UnreadableFile;
 use crate::input;
 use crate::table::Table;
 
@@ -87,6 +88,8 @@ pub struct DataFile {
     pub partitions: Option<(i64, i64)>,
     /// Least and greatest offset, if its statistics tell.
     pub offsets: Option<(i64, i64)>,
+    /// Whether its statistics tell that no row is without partition or offset.
+    pub has_lineage: bool,
 }
 
 /// What the statistics of an add action tell of its lineage.
@@ -96,6 +99,7 @@ pub(crate) struct FileStatistics {
     num_records: Option<u64>,
     min_values: Lineage,
     max_values: Lineage,
+    null_count: Lineage,
 }
 
 #[derive(Default, Deserialize)]
@@ -120,6 +124,11 @@ impl FileStatistics {
     pub(crate) fn offsets(&self) -> Option<(i64, i64)> {
         self.min_values.offset.zip(self.max_values.offset)
     }
+
+    /// Whether every row has a partition and an offset, which the bounds do not tell.
+    fn has_lineage(&self) -> bool {
+        self.null_count.partition == Some(0) && self.null_count.offset == Some(0)
+    }
 }
 
 impl DataFile {
@@ -133,6 +142,7 @@ impl DataFile {
             rows: stats.num_records,
             partitions: stats.partitions(),
             offsets: stats.offsets(),
+            has_lineage: stats.has_lineage(),
         }
     }
 
@@ -146,6 +156,7 @@ impl DataFile {
             rows: Some(file.rows),
             partitions: stats.partitions(),
             offsets: stats.offsets(),
+            has_lineage: stats.has_lineage(),
         }
     }
 
@@ -173,7 +184,7 @@ fn overlaps((low, high): (i64, i64), offsets: &Range<u64>) -> bool {
 /// Reads one table.
 #[derive(Clone)]
 pub struct TableReader {
-    table: Arc<Table>,
+    pub(crate) table: Arc<Table>,
 }
 
 impl TableReader {
@@ -298,19 +309,22 @@ impl TableReader {
             schema,
             files: files.into(),
             current: None,
+            unreadable: None,
         })
     }
 }
 
 /// Batches of a scan, file after file. Blocks while it reads.
 pub struct Scan {
-    table: Arc<Table>,
-    runtime: Handle,
+    pub(crate) table: Arc<Table>,
+    pub(crate) runtime: Handle,
     version: u64,
     request: ScanRequest,
     schema: SchemaRef,
     files: VecDeque<DataFile>,
     current: Option<(DataFile, ParquetRecordBatchReader)>,
+    /// Files that were passed over, where that is asked for.
+    pub(crate) unreadable: Option<Vec<UnreadableFile>>,
 }
 
 impl Scan {
@@ -363,19 +377,28 @@ impl Scan {
 
     fn step(&mut self) -> Result<Option<RecordBatch>, StoreError> {
         loop {
-            if let Some((file, reader)) = &mut self.current {
-                match reader.next() {
-                    Some(Ok(rows)) if rows.num_rows() == 0 => continue,
-                    Some(Ok(rows)) => {
-                        return fit(&self.schema, file, &rows).map(Some);
-                    }
-                    Some(Err(error)) => return Err(broken(format!("{}: {error}", file.path))),
-                    None => self.current = None,
+            let Some((file, mut reader)) = self.current.take() else {
+                let Some(file) = self.files.pop_front() else { return Ok(None) };
+                match self.open(&file) {
+                    Ok(reader) => self.current = Some((file, reader)),
+                    Err(error) => self.pass_over(&file, error)?,
                 }
+                continue;
+            };
+            let rows = match reader.next() {
+                None => continue,
+                Some(Ok(rows)) => fit(&self.schema, &file, &rows),
+                Some(Err(error)) => Err(broken(format!("{}: {error}", file.path))),
+            };
+            match rows {
+                Ok(rows) => {
+                    self.current = Some((file, reader));
+                    if rows.num_rows() > 0 {
+                        return Ok(Some(rows));
+                    }
+                }
+                Err(error) => self.pass_over(&file, error)?,
             }
-            let Some(file) = self.files.pop_front() else { return Ok(None) };
-            let reader = self.open(&file)?;
-            self.current = Some((file, reader));
         }
     }
 }
@@ -441,6 +464,7 @@ mod tests {
             rows: None,
             partitions: offsets.map(|_| (2, 2)),
             offsets,
+            has_lineage: true,
         }
     }
 

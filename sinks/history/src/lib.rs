@@ -66,6 +66,7 @@
 
 pub mod codec;
 mod encode;
+mod faults;
 pub mod keys;
 pub mod lineage;
 mod lookup;
@@ -85,6 +86,7 @@ mod transaction;
 pub mod value;
 
 pub use encode::{REWRITE_TRANSACTION_BYTES, TRANSACTION_BYTES, TRANSACTION_RECORDS_MAX};
+pub use faults::{FAULTS_KEPT, StrayLetters};
 pub use keys::{Keys, RowKey};
 pub use materialized::{
     LINEAGES_MAX, LineageFaults, MATERIALIZED_BYTES_MAX, MATERIALIZED_RECORDS_MAX, MaterializedPage, MaterializedRow,

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 /// Place and hash of a row: (offset, sub, hash).
 pub(super) type Print = (u64, u32, u128);
 
+/// A row that is not there.
+pub(super) const MISSING: &str = "missing";
+
 /// What differs between two lists of rows, each in order.
 pub(super) fn differences(expected: &[Print], found: &[Print]) -> Vec<(u64, u32, &'static str)> {
     let mut differences = Vec::new();
@@ -21,7 +24,7 @@ pub(super) fn differences(expected: &[Print], found: &[Print]) -> Vec<(u64, u32,
                 j += 1;
             }
             (Some(one), two) if two.is_none_or(|two| place(one) < place(two)) => {
-                differences.push((one.0, one.1, "missing"));
+                differences.push((one.0, one.1, MISSING));
                 i += 1;
             }
             (_, Some(two)) => {

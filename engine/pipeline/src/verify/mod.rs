@@ -1,9 +1,10 @@
 //! Recomputes from log and timeline what the stores must hold, and compares.
 //!
-//! The log is read window by window, [`WINDOW`] offsets of one partition at a time. Of each row of a window the expected
-//! hash is kept (48 bytes a row), then each store's rows of the window are read and compared by (offset, sub) and hash:
-//! memory is that of one window, whatever the store's size. Beyond that, `full` reads all of the history and looks for
-//! rows that no record accounts for: only reading everything finds them.
+//! The log is read window by window: at most [`WINDOW`] offsets of one partition, and no more than make about
+//! [`WINDOW_ROWS_MAX`] rows. Of each row the expected hash is kept (32 bytes a row), then each store's rows of the window are
+//! read and compared by (offset, sub) and hash: memory is that of one window, whatever the store's size. Rows that are in no
+//! window are looked for by themselves (`strays.rs`): what lies past the cursors costs little to find in the table and
+//! among dead letters; beyond that, `full` reads all of the history and looks for rows that no record accounts for.
 //!
 //! Stores go on meanwhile. A window is compared under the revisions that the store had applied, and compared again if
 //! that changed while it was read; what a job has still to make again is *pending* and not compared. Rows below the log's
@@ -11,40 +12,45 @@
 //!
 //! What is found clean is noted with the revision that the store had applied, and the next verification begins behind it,
 //! or where a later correction begins. So it costs what came in and what was corrected since; `all` looks at everything
-//! again, as it must to find what a broken disk or a stranger has done to old rows.
+//! again, as it must to find what a broken disk or a stranger has done to old rows. What a rebuild made forgotten meanwhile is
+//! not noted.
 
 mod compare;
+mod span;
+mod strays;
+mod subject;
 mod window;
+mod windows;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::TryStreamExt as _;
-use millrace_delta::{ScanRequest, TableReader};
+use millrace_delta::TableReader;
 use millrace_history::{HistoryReader, ReadError};
 use millrace_log::LogError;
-use millrace_rows::canonical;
-use millrace_rows::schema::EVENT_DATE;
 use millrace_rows::{Job, StoreError, StoreState};
 use millrace_timeline::gaps::GapEntry;
-use millrace_timeline::verified::Verified;
 use millrace_timeline::{Catalogue, CatalogueError, Timeline};
 use serde::Serialize;
 
 use crate::follow::FOLLOW_EVERY;
 use crate::processor::{Processor, SliceError};
-use crate::verify::compare::{dead_differences, differences};
-use crate::verify::window::{Window, dead_hash, misplaced, prints};
+use crate::verify::span::{Span, accepted, window_end};
+use crate::verify::windows::Accounts;
 
-/// Offsets of a window.
+/// Offsets of a window at the most.
 pub const WINDOW: u64 = 65_536;
+/// Rows after which a window ends with the batch of the log that it is at, by default: 32 MiB for those expected, and as
+/// much again for those found.
+pub const WINDOW_ROWS_MAX: usize = 1 << 20;
 /// Most differences that are told in full.
 pub const DIFFERENCES_MAX: usize = 20;
 /// Times that a window is compared again because a store changed under it.
 const TRIES_MAX: usize = 5;
+/// How long a verification waits until it is told of a revision that another worker has brought into force.
+const PATIENCE: Duration = Duration::from_secs(5 * FOLLOW_EVERY.as_secs());
 
 /// The store names that can be asked for.
 pub const STORES: [&str; 2] = ["delta", "history"];
@@ -70,6 +76,28 @@ pub enum VerifyError {
     /// No such store, or a range that holds nothing.
     #[error("{0}")]
     Bad(String),
+    /// What is compared changed or is not known here yet: another try may find it at rest.
+    #[error("{0}")]
+    Unsettled(String),
+    /// More rows than a window may have, so that they can't be compared in bounded memory.
+    #[error(
+        "{store}: of partition {partition}, offsets {from} to {to}, the store has more than {limit} rows, and the log says \
+         {expected}: rebuild it"
+    )]
+    TooManyRows {
+        /// The store.
+        store: &'static str,
+        /// The partition.
+        partition: u32,
+        /// First offset.
+        from: u64,
+        /// Last offset.
+        to: u64,
+        /// Rows after which reading was given up.
+        limit: usize,
+        /// Rows that must be there.
+        expected: usize,
+    },
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -97,12 +125,12 @@ pub struct Difference {
     pub store: &'static str,
     /// The partition.
     pub partition: u32,
-    /// The record.
+    /// The record; 0 where a row or a file does not tell.
     pub offset: u64,
     /// Number of the row.
     pub sub: u32,
-    /// What is wrong: a constant text.
-    pub what: &'static str,
+    /// What is wrong. It tells nothing of a row's values.
+    pub what: Cow<'static, str>,
 }
 
 /// What was found in one store.
@@ -112,15 +140,18 @@ pub struct StoreReport {
     pub rows_checked: u64,
     /// Dead letters that were compared.
     pub dead_letters_checked: u64,
+    /// Offsets that were compared.
+    pub compared: u64,
     /// Offsets that jobs have still to make again, or that changed too often to be compared.
     pub pending: u64,
-    /// Offsets below the log's start.
+    /// Offsets below the log's start, of those asked for.
     pub unverifiable: u64,
-    /// Offsets that an earlier verification found as they must be, and that nothing has made again since.
-    pub verified_before: u64,
     /// Of those, offsets in gaps that somebody accepted: the store never had their rows.
     pub missing: u64,
-    /// Rows and dead letters that are not as they must be.
+    /// Offsets that an earlier verification found as they must be, and that nothing has made again since.
+    pub verified_before: u64,
+    /// Rows and dead letters that are not as they must be, and data files that can't be read: a file counts once,
+    /// whatever it holds.
     pub differences: u64,
 }
 
@@ -141,19 +172,25 @@ pub struct Report {
     pub first: Vec<Difference>,
 }
 
-/// What is verified of one store.
-struct Subject {
-    name: &'static str,
-    /// The revision that it had applied when the verification began.
-    applied: u64,
-    /// By partition: where to begin.
-    from: BTreeMap<u32, u64>,
-    /// By partition: the end of what was compared without a gap.
-    compared: BTreeMap<u32, u64>,
+impl Report {
+    /// Counts differences of which one is told, as long as there is room.
+    fn tell(&mut self, count: u64, difference: Difference) {
+        self.stores.entry(difference.store).or_default().differences += count;
+        if self.first.len() < DIFFERENCES_MAX {
+            self.first.push(difference);
+        }
+    }
 }
 
-/// By partition and window: the first offset that was compared, and the rows that were found from there on.
-type Accounts = BTreeMap<(u32, u64), (u64, u64)>;
+/// What a verification has found until now.
+#[derive(Default)]
+struct Findings {
+    report: Report,
+    /// Where the history's rows are: what `full` compares with all that is there.
+    accounted: Accounts,
+    /// Data files of the table that were told of. No more than the table has.
+    unreadable: BTreeSet<String>,
+}
 
 /// A store's place, and what is left of its jobs.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,14 +201,40 @@ struct Place {
 
 /// Compares stores with log and timeline. Made by [`Engine::verifier`](crate::engine::Engine::verifier).
 pub struct Verifier {
-    pub(crate) processor: Arc<Processor>,
-    pub(crate) history: HistoryReader,
-    pub(crate) table: TableReader,
-    pub(crate) catalogue: Catalogue,
-    pub(crate) gaps: Vec<GapEntry>,
+    processor: Arc<Processor>,
+    history: HistoryReader,
+    table: TableReader,
+    catalogue: Catalogue,
+    gaps: Vec<GapEntry>,
+    window_rows: usize,
+    patience: Duration,
 }
 
 impl Verifier {
+    pub(crate) fn new(
+        processor: Arc<Processor>,
+        history: HistoryReader,
+        table: TableReader,
+        catalogue: Catalogue,
+        gaps: Vec<GapEntry>,
+    ) -> Self {
+        Self { processor, history, table, catalogue, gaps, window_rows: WINDOW_ROWS_MAX, patience: PATIENCE }
+    }
+
+    /// Ends windows after about `rows` rows instead of [`WINDOW_ROWS_MAX`].
+    #[must_use]
+    pub fn with_window_rows(mut self, rows: usize) -> Self {
+        self.window_rows = rows.max(1);
+        self
+    }
+
+    /// Waits so long for revisions that other workers brought into force, instead of five seconds.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Verifies. `progress` is told after each window.
     ///
     /// # Errors
@@ -188,88 +251,77 @@ impl Verifier {
         if stores.is_empty() {
             return Err(VerifyError::Bad(format!("there is no such store: it is one of {}", STORES.join(", "))));
         }
-        if let (Some(from), Some(to)) = (options.from, options.to)
-            && from >= to
-        {
-            return Err(VerifyError::Bad(format!("the range {from} to {to} is empty")));
+        let whole = options.from.is_none() && options.to.is_none();
+        if !whole {
+            self.check_range(&stores, options).await?;
         }
-        let mut report = Report::default();
+        let mut findings = Findings::default();
         let mut subjects = self.subjects(&stores, options).await?;
-        // Where the history's rows are: what `full` compares with all that is there.
-        let mut accounted = Accounts::new();
-        let mut upper_ends: BTreeMap<u32, u64> = BTreeMap::new();
+        let applied = subjects.iter().find(|subject| subject.name == "history").map(|subject| subject.applied);
         for partition in 0..self.processor.log().partitions() {
-            let bounds = self.processor.log().bounds(partition).await?;
-            let mut upper = u64::MAX;
-            for store in &stores {
-                let place = self.place(store).await?;
-                upper = upper.min(place.state.cursors.get(&partition).map_or(0, |cursor| cursor.next));
-                let below = bounds.start.min(upper).saturating_sub(options.from.unwrap_or(0));
-                let entry = report.stores.entry(store).or_default();
-                entry.unverifiable += below;
-                let of_store = self.gaps.iter().filter(|gap| gap.store == **store && gap.partition == partition);
-                entry.missing += of_store
-                    .map(|gap| gap.to.min(upper).saturating_sub(gap.from.max(options.from.unwrap_or(0))))
-                    .sum::<u64>();
-            }
+            let span = self.span(&stores, partition, options).await?;
             for subject in &mut subjects {
-                let begin = subject.from.entry(partition).or_default();
-                *begin = (*begin).clamp(bounds.start, upper.max(bounds.start));
-                subject.compared.insert(partition, *begin);
-                report.stores.entry(subject.name).or_default().verified_before += *begin - bounds.start;
+                let begin = subject.begin(partition, &span);
+                let entry = findings.report.stores.entry(subject.name).or_default();
+                entry.verified_before += begin - span.begin();
+                entry.unverifiable += span.unverifiable();
+                entry.missing += accepted(&self.gaps, subject.name, partition, &span);
             }
-            upper = upper.min(options.to.unwrap_or(u64::MAX));
-            upper_ends.insert(partition, upper);
-            let earliest = subjects.iter().filter_map(|subject| subject.from.get(&partition)).min();
-            let mut at = earliest.copied().unwrap_or(0).max(options.from.unwrap_or(0));
-            while at < upper {
-                // Windows begin at multiples, so that rows can be counted by window from their offset alone.
-                let end = ((at / WINDOW + 1) * WINDOW).min(upper);
-                self.window(&mut subjects, partition, at..end, &mut report, &mut accounted).await?;
-                report.windows += 1;
-                progress(&report);
-                at = end;
+            while let Some(at) = subjects.iter().filter_map(|it| it.next(partition)).min().filter(|at| *at < span.end())
+            {
+                let others = subjects.iter().filter_map(|subject| subject.next(partition));
+                let end = window_end(at, span.end(), others);
+                self.window(&mut subjects, partition, at..end, &mut findings).await?;
+                findings.report.windows += 1;
+                progress(&findings.report);
             }
         }
-        if options.full && stores.contains(&"history") {
-            self.unaccounted(options, &accounted, &upper_ends, &mut report).await?;
+        if whole {
+            self.strays(&stores, &mut findings).await?;
         }
+        if let Some(applied) = applied.filter(|_| options.full) {
+            self.unaccounted(options, applied, &mut findings).await?;
+        }
+        let mut report = findings.report;
         report.rows_checked = report.stores.values().map(|store| store.rows_checked).sum();
         report.differences = report.stores.values().map(|store| store.differences).sum();
-        if options.from.is_none() && options.to.is_none() {
+        if whole {
             self.note(subjects, &report).await?;
         }
         Ok(report)
     }
 
-    /// Where verification of each store begins.
-    async fn subjects(&self, stores: &[&'static str], options: &VerifyOptions) -> Result<Vec<Subject>, VerifyError> {
-        let log = self.processor.log();
-        let again = options.all || options.full || options.from.is_some() || options.to.is_some();
-        let mut subjects = Vec::with_capacity(stores.len());
-        for name in stores {
-            let applied = self.place(name).await?.state.applied;
-            let timeline = self.processor.timeline().borrow().clone();
-            let verified = if again { None } else { self.catalogue.verified(name).await? };
-            let verified = verified.filter(|verified| verified.log == log.id() && verified.applied <= applied);
-            let from = (0..log.partitions()).map(|partition| {
-                let stands = verified.as_ref().map_or(0, |it| it.stands_below(&timeline, applied, partition));
-                (partition, stands)
-            });
-            subjects.push(Subject { name, applied, from: from.collect(), compared: BTreeMap::new() });
+    /// Refuses a range in which nothing can be compared.
+    async fn check_range(&self, stores: &[&'static str], options: &VerifyOptions) -> Result<(), VerifyError> {
+        let mut there = Vec::new();
+        for partition in 0..self.processor.log().partitions() {
+            let span = self.span(stores, partition, options).await?;
+            if !span.is_empty() {
+                return Ok(());
+            }
+            there.push(format!("{partition}: {}", span.there()));
         }
-        Ok(subjects)
+        let asked = Span::asked(options.from, options.to);
+        Err(VerifyError::Bad(format!(
+            "nothing to compare in {asked}. Partitions have, by number: {}",
+            there.join("; ")
+        )))
     }
 
-    /// Notes what was found as it must be. A store with a difference keeps what it had: the next look finds it again.
-    async fn note(&self, subjects: Vec<Subject>, report: &Report) -> Result<(), VerifyError> {
-        for Subject { name, applied, compared, .. } in subjects {
-            if report.stores.get(name).is_some_and(|store| store.differences == 0) {
-                let verified = Verified { log: self.processor.log().id(), applied, below: compared };
-                self.catalogue.set_verified(name, Some(&verified)).await?;
-            }
+    /// What can be verified of a partition.
+    async fn span(
+        &self,
+        stores: &[&'static str],
+        partition: u32,
+        options: &VerifyOptions,
+    ) -> Result<Span, VerifyError> {
+        let start = self.processor.log().bounds(partition).await?.start;
+        let mut cursor = u64::MAX;
+        for store in stores {
+            let state = self.place(store).await?.state;
+            cursor = cursor.min(state.cursors.get(&partition).map_or(0, |cursor| cursor.next));
         }
-        Ok(())
+        Ok(Span { start, cursor, from: options.from.unwrap_or(0), to: options.to.unwrap_or(u64::MAX) })
     }
 
     async fn place(&self, store: &str) -> Result<Place, VerifyError> {
@@ -281,211 +333,12 @@ impl Verifier {
         Ok(Place { state: view.state().await?, jobs: view.jobs().await? })
     }
 
-    async fn window(
-        &self,
-        subjects: &mut [Subject],
-        partition: u32,
-        offsets: Range<u64>,
-        report: &mut Report,
-        accounted: &mut Accounts,
-    ) -> Result<(), VerifyError> {
-        // What must be there, by the revision applied: stores at the same place share it.
-        let mut expected: BTreeMap<u64, Window> = BTreeMap::new();
-        for subject in subjects {
-            let store = &subject.name;
-            if subject.from.get(&partition).is_some_and(|from| offsets.end <= *from) {
-                continue;
-            }
-            let mut compared = None;
-            for _ in 0..TRIES_MAX {
-                let place = self.place(store).await?;
-                // Read before what it is compared with, so that the timeline has all that the store has applied.
-                let timeline = self.processor.timeline().borrow().clone();
-                if is_pending(&timeline, &place.jobs, partition, &offsets) {
-                    break;
-                }
-                let applied = place.state.applied;
-                if timeline.head() < applied {
-                    // Another worker has brought it into force; this one is told within a second.
-                    tokio::time::sleep(FOLLOW_EVERY).await;
-                    continue;
-                }
-                if let Entry::Vacant(vacant) = expected.entry(applied) {
-                    let (window, records) = self.expected(&timeline, applied, partition, offsets.clone()).await?;
-                    report.records += records;
-                    vacant.insert(window);
-                }
-                let found = match *store {
-                    "delta" => self.in_table(partition, offsets.clone()).await?,
-                    _ => self.in_history(partition, offsets.clone()).await?,
-                };
-                let after = self.place(store).await?;
-                if after.state.applied == applied && after.jobs == place.jobs {
-                    compared = expected.get(&applied).map(|expected| (expected, found));
-                    break;
-                }
-            }
-            let entry = report.stores.entry(store).or_default();
-            let Some((expected, mut found)) = compared else {
-                entry.pending += offsets.end - offsets.start;
-                continue;
-            };
-            if let Some(compared) = subject.compared.get_mut(&partition)
-                && *compared >= offsets.start
-            {
-                *compared = offsets.end;
-            }
-            if *store == "history" {
-                accounted.insert((partition, offsets.start / WINDOW), (offsets.start, found.rows.len() as u64));
-            }
-            found.rows.sort_unstable();
-            entry.rows_checked += expected.rows.len() as u64;
-            let mut differences = differences(&expected.rows, &found.rows);
-            differences.extend(found.misplaced.iter().map(|(offset, sub)| (*offset, *sub, "under the wrong date")));
-            // Dead letters live with the history.
-            if *store == "history" {
-                entry.dead_letters_checked += expected.dead.len() as u64;
-                differences.extend(dead_differences(&expected.dead, &found.dead));
-            }
-            entry.differences += differences.len() as u64;
-            let room = DIFFERENCES_MAX.saturating_sub(report.first.len());
-            report.first.extend(differences.into_iter().take(room).map(|(offset, sub, what)| Difference {
-                store,
-                partition,
-                offset,
-                sub,
-                what,
-            }));
-        }
-        Ok(())
+    /// The timeline once it has all that a store has applied: another worker may have been told first. `None`: it does not
+    /// come.
+    async fn timeline_with(&self, applied: u64) -> Option<Arc<Timeline>> {
+        let mut timeline = self.processor.timeline();
+        let known = tokio::time::timeout(self.patience, timeline.wait_for(|timeline| timeline.head() >= applied)).await;
+        // No sender: the engine is gone.
+        known.ok()?.ok().map(|timeline| timeline.clone())
     }
-
-    async fn expected(
-        &self,
-        timeline: &Timeline,
-        applied: u64,
-        partition: u32,
-        offsets: Range<u64>,
-    ) -> Result<(Window, u64), VerifyError> {
-        let segments = self.processor.segments_of(timeline, 1, applied, partition, offsets.clone()).await?;
-        let mut batches = std::pin::pin!(self.processor.replay(partition, offsets, segments));
-        let (mut window, mut records) = (Window::default(), 0);
-        while let Some(batch) = batches.try_next().await? {
-            records += batch.read;
-            prints(&batch.outcome.rows, &mut window.rows)?;
-            window.dead.extend(batch.outcome.dead.iter().map(|dead| (dead.offset, dead_hash(dead))));
-        }
-        Ok((window, records))
-    }
-
-    async fn in_table(&self, partition: u32, offsets: Range<u64>) -> Result<Window, VerifyError> {
-        let request = ScanRequest { offsets: Some((partition, offsets)), ..ScanRequest::default() };
-        let scan = self.table.scan(request).await?;
-        let read = tokio::task::spawn_blocking(move || {
-            let mut window = Window::default();
-            for batch in scan {
-                let batch = batch?;
-                misplaced(&batch, &mut window.misplaced);
-                let columns = (0..batch.num_columns()).filter(|at| batch.schema_ref().field(*at).name() != EVENT_DATE);
-                let rows = batch.project(&columns.collect::<Vec<_>>());
-                let rows = rows.map_err(|error| VerifyError::Internal(error.to_string()))?;
-                prints(&rows, &mut window.rows)?;
-            }
-            Ok(window)
-        });
-        read.await.map_err(|panic| VerifyError::Internal(panic.to_string()))?
-    }
-
-    async fn in_history(&self, partition: u32, offsets: Range<u64>) -> Result<Window, VerifyError> {
-        let mut window = Window::default();
-        let mut from = Some(offsets.start);
-        while let Some(at) = from {
-            let page = self.history.view().await?.materialized(partition, at..offsets.end).await?;
-            for row in page.rows {
-                // A row that the lineage names and that is not there is missing among what is found.
-                let Some(bytes) = row.row else { continue };
-                // A row of an older format is compared by what it says; what can't be read differs from every row.
-                let form = canonical::current(&bytes).unwrap_or(Cow::Borrowed(&bytes));
-                window.rows.push((row.key.offset, row.key.sub, canonical::hash(&form)));
-            }
-            from = page.next;
-        }
-        let mut from = Some(offsets.start);
-        while let Some(at) = from {
-            let page = self.history.dead_letters(partition, at, 1000).await?;
-            let inside = page.letters.iter().filter(|dead| dead.offset < offsets.end);
-            window.dead.extend(inside.map(|dead| (dead.offset, dead_hash(dead))));
-            from = page.next.filter(|next| *next < offsets.end);
-        }
-        Ok(window)
-    }
-
-    /// Counts all rows of the history by window and compares with those that records account for.
-    async fn unaccounted(
-        &self,
-        options: &VerifyOptions,
-        accounted: &Accounts,
-        upper_ends: &BTreeMap<u32, u64>,
-        report: &mut Report,
-    ) -> Result<(), VerifyError> {
-        let before = self.place("history").await?;
-        let mut there = Accounts::new();
-        let mut strays = Vec::new();
-        let mut last = None;
-        loop {
-            let page = self.history.rows(last.as_ref(), 2000).await?;
-            for row in &page.rows {
-                let (partition, offset) = (row.key.partition, row.key.offset);
-                match upper_ends.get(&partition) {
-                    None => strays.push((partition, offset, row.key.sub)),
-                    // Came after the comparison began, or is not asked for.
-                    Some(upper) if offset >= *upper || offset < options.from.unwrap_or(0) => {}
-                    Some(_) => {
-                        let window = (partition, offset / WINDOW);
-                        // Windows that were pending or below the log's start have no account.
-                        if accounted.get(&window).is_some_and(|(start, _)| offset >= *start) {
-                            let seen = there.entry(window).or_insert((offset, 0));
-                            *seen = (seen.0.min(offset), seen.1 + 1);
-                        }
-                    }
-                }
-            }
-            last = page.next;
-            if last.is_none() {
-                break;
-            }
-        }
-        let after = self.place("history").await?;
-        if after.state.applied != before.state.applied || after.jobs != before.jobs || !after.jobs.is_empty() {
-            // Rows that moved between two pages would be counted twice or not at all.
-            return Err(VerifyError::Bad(
-                "rows of the history were made again while all of it was read: run it again when no correction is being \
-                 applied"
-                    .to_owned(),
-            ));
-        }
-        let entry = report.stores.entry("history").or_default();
-        let mut add = |partition: u32, offset: u64, sub: u32, count: u64, what: &'static str| {
-            entry.differences += count;
-            if report.first.len() < DIFFERENCES_MAX {
-                report.first.push(Difference { store: "history", partition, offset, sub, what });
-            }
-        };
-        for (partition, offset, sub) in strays {
-            add(partition, offset, sub, 1, "a row of a partition that the log does not have");
-        }
-        for (window, (first, count)) in there {
-            let known = accounted.get(&window).map_or(0, |(_, rows)| *rows);
-            if known < count {
-                add(window.0, first, 0, count - known, "rows from here on that no record accounts for");
-            }
-        }
-        Ok(())
-    }
-}
-
-fn is_pending(timeline: &Timeline, jobs: &[Job], partition: u32, offsets: &Range<u64>) -> bool {
-    jobs.iter()
-        .filter_map(|job| timeline.job_range(job, partition))
-        .any(|range| range.start < offsets.end && offsets.start < range.end)
 }
