@@ -4,7 +4,7 @@
 //! itself. So one correction is a *group* of revisions. Where revisions with filters lie over each other, the order among
 //! them is kept: of two that a record matches, the same one wins as before.
 //!
-//! What decides no record is left out ([`without_what_decides_nothing`]). So a correction with the filter of an earlier one
+//! What decides no record is left out (`without_what_decides_nothing`). So a correction with the filter of an earlier one
 //! does not grow, and one that sets a whole chain is one revision. What remains is a revision for each *combination* of filters
 //! that a record may match: edits with `k` filters on different columns of one range are up to 2ᵏ chains, because so many
 //! different chains are in force there.

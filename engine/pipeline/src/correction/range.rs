@@ -1,6 +1,6 @@
 //! From a range as it is asked for to offsets.
 //!
-//! [`Engine::resolve`] asks the log; what follows from its answers is [`offsets_of`] and [`Resolved::of`], which are pure.
+//! `Engine::resolve` asks the log; what follows from its answers is `offsets_of` and `Resolved::of`, which are pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
