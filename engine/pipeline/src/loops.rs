@@ -1,6 +1,5 @@
 //! The loops of an engine: started, and looked after.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::PoisonError;
@@ -39,8 +38,9 @@ impl Engine {
                 duties: self.duties.clone(),
                 shutdown: self.shutdown.subscribe(),
             };
-            let name = store.name();
-            self.spawn(&mut loops, format!("the loop of {name}"), materializer.run(wrap(store), policy));
+            let (name, progress) = (store.name(), self.progress.clone());
+            let died = move || progress.stop(name, DEFECT);
+            self.spawn(&mut loops, format!("the loop of {name}"), materializer.run(wrap(store), policy), died);
         }
         for rewriter in std::mem::take(&mut *self.rewriters.lock().unwrap_or_else(PoisonError::into_inner)) {
             let (sender, requests) = mpsc::channel(REQUESTS_MAX);
@@ -56,38 +56,52 @@ impl Engine {
                 duties: self.duties.clone(),
                 shutdown: self.shutdown.subscribe(),
             };
-            self.spawn(&mut loops, format!("the jobs of {}", rewriter.name()), rematerializer.run(rewriter));
+            let (name, progress) = (rewriter.name(), self.progress.clone());
+            let died = move || progress.stop_jobs(name, DEFECT);
+            self.spawn(&mut loops, format!("the jobs of {name}"), rematerializer.run(rewriter), died);
         }
         let trims = housekeeping::trim(self.log.clone(), self.clock.clone(), self.shutdown.subscribe());
-        self.spawn(&mut loops, "the log's retention".to_owned(), trims);
+        self.spawn(&mut loops, "the log's retention".to_owned(), trims, || ());
         let maintains = housekeeping::maintain(self.maintainer.clone(), self.duties.clone(), self.shutdown.subscribe());
-        self.spawn(&mut loops, "the table's maintenance".to_owned(), maintains);
+        self.spawn(&mut loops, "the table's maintenance".to_owned(), maintains, || ());
         if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            self.spawn(&mut loops, "the lease keeper".to_owned(), keeper.run(self.shutdown.subscribe()));
+            self.spawn(&mut loops, "the lease keeper".to_owned(), keeper.run(self.shutdown.subscribe()), || ());
         }
         let follower = Follower {
             catalogue: self.catalogue.clone(),
             timeline: self.timeline.clone(),
             others: self.shared.then(|| (self.pause.clone(), self.tokens.clone())),
         };
-        self.spawn(&mut loops, "the catalogue's follower".to_owned(), follower.run(self.shutdown.subscribe()));
+        let follows = follower.run(self.shutdown.subscribe());
+        self.spawn(&mut loops, "the catalogue's follower".to_owned(), follows, || ());
     }
 
-    /// Starts a loop. One that panics is told of in `/v1/status` and `/readyz`: nothing starts it again but a restart.
-    fn spawn(&self, loops: &mut JoinSet<()>, name: String, run: impl Future<Output = ()> + Send + 'static) {
+    /// Starts a loop. One that panics is told of in `/v1/status` and `/readyz`, and `died` tells whoever waits for it: nothing
+    /// starts it again but a restart.
+    fn spawn(
+        &self,
+        loops: &mut JoinSet<()>,
+        name: String,
+        run: impl Future<Output = ()> + Send + 'static,
+        died: impl FnOnce() + Send + 'static,
+    ) {
         let ended = self.ended.clone();
         loops.spawn(async move {
-            if let Err(panic) = AssertUnwindSafe(run).catch_unwind().await {
-                let reason = format!("{name} ended by a defect: {}", message_of(&*panic));
-                tracing::error!(reason, "restart the process, and report it");
-                ended.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
+            if panicked(run).await {
+                tracing::error!(name, "a loop has ended by {DEFECT}");
+                ended.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{name} has ended by {DEFECT}"));
+                died();
             }
         });
     }
 }
 
-/// What a panic said.
-pub(crate) fn message_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without words")
+/// What is said of a loop that panicked. What the panic said is in the error output alone: it may hold what status must not.
+pub(crate) const DEFECT: &str =
+    "a panic, a defect of Millrace: restart the process, and report what its error output says";
+
+/// Whether something ended by a panic.
+pub(crate) async fn panicked(run: impl Future<Output = ()>) -> bool {
+    // What it held is dropped with it, and what it shares with others is written whole or not at all.
+    AssertUnwindSafe(run).catch_unwind().await.is_err()
 }

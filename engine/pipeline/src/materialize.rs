@@ -12,12 +12,10 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
-use futures::FutureExt as _;
 use millrace_log::{EventLog, LogError, ResumeError, check_resume};
 use millrace_rows::schema::row_schema;
 use millrace_rows::{Cursor, Slice, Store, StoreError, StoreState};
@@ -28,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::gaps::GapRequest;
 use crate::leases::{Duties, LOOK_AGAIN};
-use crate::loops::message_of;
+use crate::loops::{DEFECT, panicked};
 use crate::metrics::Metrics;
 use crate::portion::job_progress;
 use crate::processor::{Processor, SliceError};
@@ -86,13 +84,7 @@ impl Materializer {
                 Ok(Ended::Again) => {}
                 Err(error @ StoreError::Broken { .. }) => {
                     tracing::error!(store = name, %error, "the store has stopped");
-                    let reason = error.to_string();
-                    self.progress.update(name, |progress| {
-                        progress.problem = Some(reason.clone());
-                        for partition in progress.partitions.values_mut() {
-                            partition.state = PartitionState::Stopped { reason: reason.clone() };
-                        }
-                    });
+                    self.progress.stop(name, &error.to_string());
                     return;
                 }
                 Err(error) => {
@@ -329,10 +321,9 @@ impl Feeder {
     /// A partition whose feeder panics says so.
     async fn run_watched(self) {
         let (store, partition, progress) = (self.store, self.partition, self.progress.clone());
-        if let Err(panic) = AssertUnwindSafe(self.run()).catch_unwind().await {
-            let reason = format!("a defect: {}; restart the process, and report it", message_of(&*panic));
-            tracing::error!(store, partition, reason, "the partition has stopped");
-            progress.set_state(store, partition, PartitionState::Stopped { reason });
+        if panicked(self.run()).await {
+            tracing::error!(store, partition, "the partition has stopped: {DEFECT}");
+            progress.set_state(store, partition, PartitionState::Stopped { reason: DEFECT.to_owned() });
         }
     }
 

@@ -199,6 +199,25 @@ impl Progress {
         });
     }
 
+    /// A store goes on in no partition.
+    pub(crate) fn stop(&self, store: &'static str, reason: &str) {
+        self.update(store, |progress| {
+            progress.problem = Some(reason.to_owned());
+            for partition in progress.partitions.values_mut() {
+                partition.state = PartitionState::Stopped { reason: reason.to_owned() };
+            }
+        });
+    }
+
+    /// No job of a store goes on.
+    pub(crate) fn stop_jobs(&self, store: &'static str, reason: &str) {
+        self.update(store, |progress| {
+            for job in progress.jobs.values_mut() {
+                job.problem = Some(reason.to_owned());
+            }
+        });
+    }
+
     /// A loop begins again: whatever had stopped is tried again, where it is this worker's.
     pub(crate) fn restart(&self, store: &'static str, mine: impl Fn(u32) -> bool) {
         self.update(store, |progress| {

@@ -118,11 +118,7 @@ impl Rematerializer {
                         tracing::error!(store = name, %error, "the store's jobs do not go on");
                     }
                     // Another correction may bring a chain that the store can take.
-                    self.progress.update(name, |progress| {
-                        for job in progress.jobs.values_mut() {
-                            job.problem = Some(reason.clone());
-                        }
-                    });
+                    self.progress.stop_jobs(name, &reason);
                     told = reason;
                 }
                 Failed::Paused => continue,
