@@ -47,7 +47,11 @@ impl Log {
             return Ok(Self::Iggy(Arc::new(iggy::IggyLog::open(iggy).await?)));
         }
         let embedded = std::mem::take(&mut options.log);
-        Ok(Self::Embedded(Arc::new(EmbeddedLog::open(options.data_dir.join("log"), embedded)?)))
+        let dir = options.data_dir.join("log");
+        // It reads the disk, and may wait for a lock.
+        let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(dir, embedded)).await;
+        let opened = opened.map_err(|panic| LogError::Unusable(format!("opening the log: {panic}")))?;
+        Ok(Self::Embedded(Arc::new(opened?)))
     }
 
     /// The log as all implementations have it.

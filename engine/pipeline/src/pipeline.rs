@@ -270,7 +270,8 @@ impl Engine {
         let reloaded = self.reload_timeline().await;
         drop(activating);
         match appended {
-            Ok(()) => reloaded?,
+            // In force it is, whether or not the timeline can be read just now.
+            Ok(()) => reloaded.or_else(|_| self.extend_timeline(std::slice::from_ref(&revision)))?,
             // Its outcome was not known: it did happen.
             Err(_) if reloaded.is_ok() && self.timeline.borrow().has(std::slice::from_ref(&revision)) => {}
             Err(CatalogueError::RevisionExists(_)) => return Err(PipelineError::Conflict),
@@ -284,6 +285,17 @@ impl Engine {
     pub(crate) async fn reload_timeline(&self) -> Result<(), CatalogueError> {
         let timeline = self.catalogue.timeline().await?;
         if timeline.head() > self.timeline.borrow().head() {
+            self.timeline.send_replace(std::sync::Arc::new(timeline));
+        }
+        Ok(())
+    }
+
+    /// Adds what was appended to the timeline that is known here, where it could not be read.
+    pub(crate) fn extend_timeline(&self, appended: &[Revision]) -> Result<(), CatalogueError> {
+        let known = self.timeline.borrow().clone();
+        // Whoever follows the catalogue may have read it meanwhile.
+        if !known.has(appended) {
+            let timeline = Timeline::new([known.revisions(), appended].concat())?;
             self.timeline.send_replace(std::sync::Arc::new(timeline));
         }
         Ok(())

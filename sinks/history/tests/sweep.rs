@@ -12,7 +12,7 @@ use millrace_keyspace::conformance::seed;
 use millrace_keyspace::{Batch, Keyspace, Write};
 use millrace_rows::{DeadLetter, Job, Reason, Rewriter, Store as _};
 use support::rewriting::{Chosen, check_done, consume};
-use support::{Log, ROOT, check_exact};
+use support::{Log, ROOT, Row, check_exact};
 
 const REBUILD: u64 = 1;
 
@@ -93,7 +93,8 @@ async fn rows_of(keyspace: &Arc<dyn Keyspace>) -> Vec<(RowKey, bytes::Bytes)> {
 #[tokio::test]
 async fn what_no_record_accounts_for_goes_and_nothing_else() {
     let mut random = support::random(seed());
-    let logs = [Log::random(0, 300, &mut random), Log::random(2, 120, &mut random)];
+    let row = |n: i64| Row { device: "d".into(), time: n, kind: "track", event: "open", text: "x".into() };
+    let logs = [Log::random(0, 300, &mut random), Log::random(2, 120, &mut random), Log::of_rows(5, (0..100).map(row))];
     let all: Chosen = logs.iter().flat_map(|log| log.records.keys().map(|o| (log.partition, *o))).collect();
     for (keyspace, _place) in support::keyspaces("what_no_record_accounts_for_goes_and_nothing_else").await {
         let mut rewriter = filled(&keyspace, &logs).await;
@@ -103,7 +104,7 @@ async fn what_no_record_accounts_for_goes_and_nothing_else() {
         assert!(strays.len() > 20);
         write(&keyspace, strays).await;
         // Rows whose lineage was lost are rows of their records again.
-        write(&keyspace, vec![Write::Delete(Keys::new(ROOT).lineage(0, 50))]).await;
+        write(&keyspace, vec![Write::Delete(Keys::new(ROOT).lineage(5, 50))]).await;
         let planted = support::dump(&keyspace).await.len();
         rebuild(&mut rewriter, &logs).await;
         let after = support::dump(&keyspace).await.len();

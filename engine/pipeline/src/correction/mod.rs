@@ -366,7 +366,7 @@ impl Engine {
         // After an error, too: another writer was first, or it is not known whether this one was.
         let reloaded = self.reload_timeline().await;
         match appended {
-            Ok(()) => reloaded?,
+            Ok(()) => reloaded.or_else(|_| self.extend_timeline(&revisions))?,
             Err(_) if reloaded.is_ok() && self.timeline.borrow().has(&revisions) => when_appended(),
             Err(CatalogueError::RevisionExists(_)) => return Err(PipelineError::Conflict.into()),
             Err(error) => return Err(error.into()),

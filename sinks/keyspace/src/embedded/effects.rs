@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::{CLEAR_KEYS_MAX, KeyspaceError, Write, display_key};
+use crate::{CLEAR_KEYS_MAX, KeyspaceError, Write};
 
 use super::CLEAR_KEY_BYTES_MAX;
 
@@ -45,9 +45,8 @@ pub(super) fn resolve(
                 })?;
                 if !fits {
                     return Err(KeyspaceError::TooLarge(format!(
-                        "clearing from {} removes more than {CLEAR_KEYS_MAX} keys or {CLEAR_KEY_BYTES_MAX} bytes of \
-                         keys: clear in several batches",
-                        display_key(&begin)
+                        "clearing a range removes more than {CLEAR_KEYS_MAX} keys or {CLEAR_KEY_BYTES_MAX} bytes of keys: \
+                         clear in several batches"
                     )));
                 }
             }
