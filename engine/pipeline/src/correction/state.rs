@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use millrace_timeline::{Kind, Revision};
+use millrace_timeline::{Kind, Revision, Timeline};
 use serde::Serialize;
 
 use crate::correction::id::CorrectionId;
 use crate::engine::Engine;
+use crate::portion::job_progress;
 use crate::progress::{JobProgress, StoreProgress};
 use crate::rematerialize::REBUILD;
 use crate::staging::StagingStatus;
@@ -65,7 +66,7 @@ impl Engine {
         let status = |(id, revisions): (u64, Vec<&Revision>)| {
             let last = revisions.last()?;
             let stores: BTreeMap<_, _> =
-                stores.iter().map(|(name, store)| (*name, store_correction(store, &revisions))).collect();
+                stores.iter().map(|(name, store)| (*name, store_correction(store, &timeline, id))).collect();
             let all = |state: &str| stores.values().all(|store| store.state == state);
             let state = if all("applied") {
                 "applied"
@@ -106,16 +107,12 @@ impl Engine {
     }
 }
 
-/// What a store has of the ranges of revisions that are taken in together before its cursors, in offsets. What it has not come
-/// to is nothing that it could make again: a range may reach far ahead of the log.
-fn come_to(store: &StoreProgress, revisions: &[&Revision]) -> u64 {
-    let lengths = store.partitions.iter().map(|(partition, place)| {
-        let ranges = || revisions.iter().filter_map(|revision| revision.ranges.of(*partition));
-        let start = ranges().map(|range| range.start).min().unwrap_or(u64::MAX);
-        let end = ranges().map(|range| range.end.unwrap_or(u64::MAX)).max().unwrap_or(0);
-        end.min(place.next).saturating_sub(start)
-    });
-    lengths.fold(0, u64::saturating_add)
+/// What a store has of a correction before its cursors, in offsets: what would be its job. What it has not come to is nothing
+/// that it could make again: a range may reach far ahead of the log.
+fn come_to(store: &StoreProgress, timeline: &Timeline, first: u64) -> u64 {
+    let cursors = store.partitions.iter().map(|(partition, place)| (*partition, place.next)).collect();
+    let job = timeline.job(first, &cursors).map(|job| job_progress(timeline, &job));
+    job.map_or(0, |job| job.offsets_left())
 }
 
 /// What revisions that are taken in together are doing in a store: `waiting` until that has taken them in, `applying` until it
@@ -131,10 +128,9 @@ pub fn state_in(store: &StoreProgress, revisions: RangeInclusive<u64>) -> &'stat
 }
 
 /// What a store has of a correction's revisions left.
-fn store_correction(store: &StoreProgress, revisions: &[&Revision]) -> StoreCorrection {
-    let total = come_to(store, revisions);
-    let first = revisions.first().map_or(0, |revision| revision.id);
-    let last = revisions.last().map_or(0, |revision| revision.id);
+fn store_correction(store: &StoreProgress, timeline: &Timeline, first: u64) -> StoreCorrection {
+    let total = come_to(store, timeline, first);
+    let last = timeline.taken_in_with(first);
     let state = state_in(store, first..=last);
     let jobs = || store.jobs.range(first..=last).map(|(_, job)| job);
     let left = match state {
@@ -173,7 +169,7 @@ mod tests {
             kind: Kind::Correct,
             ranges: Ranges { partitions, later_partitions: false },
             filter: Filter::default(),
-            group: Some(2),
+            group: Some(if id < 4 { 2 } else { 4 }),
             chain: ChainSpec { semantics: 1, steps: vec![] },
             author: String::new(),
             reason: String::new(),
@@ -183,16 +179,18 @@ mod tests {
 
     #[test]
     fn a_range_far_ahead_counts_what_the_store_has_come_to() {
-        let (two, three) = (revision(2, u64::MAX), revision(3, u64::MAX));
-        let found = store_correction(&store(1, 30), &[&two, &three]);
+        let first = Revision { kind: Kind::Activate, ranges: Ranges::everything(), ..revision(1, 1) };
+        let revisions = vec![first, revision(2, u64::MAX), revision(3, u64::MAX), revision(4, 20)];
+        let timeline = Timeline::new(revisions).unwrap();
+        let found = store_correction(&store(1, 30), &timeline, 2);
         assert_eq!((found.state, found.left, found.total), ("waiting", 40, 40));
-        let found = store_correction(&store(1, 5), &[&two]);
+        let found = store_correction(&store(1, 5), &timeline, 2);
         assert_eq!((found.state, found.left, found.total), ("waiting", 0, 0));
         // One job for both, of which some is made for its next commit.
         let mut taken_in = store(3, 30);
         let job = JobProgress { revision: 2, left: [(0, 10..25)].into(), staged: 4, ..JobProgress::default() };
         taken_in.jobs.insert(2, job);
-        let found = store_correction(&taken_in, &[&two, &three]);
+        let found = store_correction(&taken_in, &timeline, 2);
         assert_eq!((found.state, found.left, found.total), ("applying", 11, 40));
         let states = [1..=1, 2..=3, 4..=4].map(|revisions| state_in(&taken_in, revisions));
         assert_eq!(states, ["applied", "applying", "waiting"]);
@@ -200,12 +198,11 @@ mod tests {
         taken_in.jobs.get_mut(&2).unwrap().problem = Some("no disk".to_owned());
         let rebuild = JobProgress { revision: REBUILD, problem: Some("no log".to_owned()), ..JobProgress::default() };
         taken_in.jobs.insert(REBUILD, rebuild);
-        let four = revision(4, 20);
-        let found = store_correction(&taken_in, &[&four]);
+        let found = store_correction(&taken_in, &timeline, 4);
         assert_eq!((found.state, found.problem.as_deref()), ("waiting", Some("waits behind revision 2: no disk")));
         taken_in.jobs.remove(&2);
-        assert_eq!(store_correction(&taken_in, &[&four]).problem, None);
-        let found = store_correction(&store(3, 30), &[&two, &three]);
+        assert_eq!(store_correction(&taken_in, &timeline, 4).problem, None);
+        let found = store_correction(&store(3, 30), &timeline, 2);
         assert_eq!((found.state, found.left, found.total), ("applied", 0, 40));
     }
 }
